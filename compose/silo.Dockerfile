@@ -28,4 +28,4 @@ USER 10001:10001
 WORKDIR /tmp
 ENTRYPOINT ["fedbroker-silo"]
 CMD ["run", "--config", "/etc/fedbroker/silo.toml", \
-     "--ready-file", "/run/fedbroker/ready", "--alive-file", "/run/fedbroker/alive"]
+     "--ready-file", "/run/fedbroker/ready", "--alive-file", "/run/fedbroker/alive", "--hung-after", "60"]

@@ -59,14 +59,15 @@ def holding_source(directory: Path) -> dict[str, object]:
 
 
 @contextmanager
-def silo(path, manager=None, *options, **variables):
+def silo(path, manager=None, *options, log=Path(os.devnull), **variables):
     """Start a silo's process as systemd would."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("FEDBROKER_")}
     environ |= {"PYTHONPATH": f"{path.parent}:{ROOT}:{ROOT / 'workers'}", "WATCHDOG_USEC": str(WATCH_USEC)} | variables
     if manager is not None:
         environ["NOTIFY_SOCKET"] = manager.path
     command = [sys.executable, "-m", "fedbroker_worker", "run", "--config", str(path), *map(str, options)]
-    process = subprocess.Popen(command, env=environ, cwd="/", stderr=subprocess.DEVNULL)
+    with log.open("wb") as errors:
+        process = subprocess.Popen(command, env=environ, cwd="/", stderr=errors)
     try:
         yield process
     finally:
@@ -137,6 +138,25 @@ async def test_watchdog_notifications_stop_while_the_event_loop_is_blocked(tmp_p
             assert len(await asking) == 1
         await asyncio.to_thread(manager.until, "WATCHDOG")
         await eventually(lambda: alive.stat().st_mtime_ns > touched)
+
+
+async def test_hung_silo_ends_itself_and_says_where_it_was(tmp_path, broker, cohort):
+    path = write_settings(tmp_path, broker.url, cohort, {"held": holding_source(tmp_path)})
+    ready = tmp_path / "ready"
+    ready.write_text("of a process that was killed\n")
+    with silo(path, None, "--ready-file", ready, "--hung-after", "3", log=tmp_path / "log") as process:
+        await eventually(lambda: ready.exists() and ready.read_text() == f"{process.pid}\n", 30)
+        async with work_client(load(path, {})) as client:
+            asking = asyncio.create_task(client.outputs(client.item(echo_ops("held"))))
+            writer = await asyncio.to_thread(os.open, tmp_path / "pipe", os.O_WRONLY)  # as soon as it reads
+            try:
+                assert await asyncio.to_thread(process.wait, 30) == 1
+            finally:
+                os.close(writer)
+                asking.cancel()
+    log = (tmp_path / "log").read_text()
+    assert "Timeout (0:00:03)!" in log
+    assert "in read" in log
 
 
 def quiet(manager) -> bool:

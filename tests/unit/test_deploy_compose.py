@@ -220,6 +220,7 @@ def test_the_silos_image_knows_its_own_command_line():
     arguments = yaml.safe_load(command[1])
     _, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
     assert {"config", "ready_file", "alive_file"} <= bound.arguments.keys()
+    assert bound.arguments["hung_after"] == 60  # an engine restarts no container for its health
     health = SERVICES["ewr"]["healthcheck"]["test"]
     (user,) = re.findall(r"^USER (\d+):\1$", text, re.MULTILINE)
     mounts = {path: options.split(",") for path, _, options in (one.partition(":") for one in SERVICES["ewr"]["tmpfs"])}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import os
 import signal
 import socket
@@ -45,6 +46,7 @@ def run_silo(
     *,
     ready_file: Path | None = None,
     alive_file: Path | None = None,
+    hung_after: float | None = None,
     until_eof: bool = False,
 ) -> None:
     """Run a silo until a signal, or the end of standard input, stops it.
@@ -56,6 +58,7 @@ def run_silo(
         settings: the silo's settings.
         ready_file: created once the silo is in its cohort, removed at the end.
         alive_file: touched every few seconds while the event loop runs, removed at the end.
+        hung_after: end the process if the event loop does not run for this many seconds; None for never.
         until_eof: also stop when standard input ends.
 
     Raises:
@@ -68,18 +71,22 @@ def run_silo(
     os.chdir(settings.directory)
     tracing.start("fedbroker-silo", silo=settings.silo.name, cohort=settings.silo.cohort)
     try:
-        asyncio.run(_run(settings, ready_file, alive_file, until_eof))
+        asyncio.run(_run(settings, ready_file, alive_file, hung_after, until_eof))
     finally:
         tracing.flush(FLUSH_SECONDS)
     if still_running():
         os._exit(0)  # a source does not stop: its native code must not run while the interpreter ends
 
 
-async def _run(settings: Settings, ready_file: Path | None, alive_file: Path | None, until_eof: bool) -> None:
+async def _run(
+    settings: Settings, ready_file: Path | None, alive_file: Path | None, hung_after: float | None, until_eof: bool
+) -> None:
     started = time.monotonic()
+    if ready_file is not None:
+        _remove(ready_file)  # of a process that was killed
     stop = _stop_signal(until_eof)
     service, exposition = _service(settings)
-    async with Pulse(Manager(), lambda: service.status, alive_file) as pulse:
+    async with Pulse(Manager(), lambda: service.status, alive_file, hung_after) as pulse:
         try:
             if not await _opened(service, stop):
                 pulse.stopping()
@@ -248,10 +255,20 @@ class Pulse:
         manager: receives ``WATCHDOG=1`` and the status.
         status: returns a description of the silo's work for people; called for each sign.
         alive_file: touched with each sign; removed at the end.
+        hung_after: end the process with code 1 if no sign was given for this many seconds, and write the position of
+            each thread to standard error. None for never.
     """
 
-    def __init__(self, manager: Manager, status: Callable[[], str], alive_file: Path | None = None) -> None:
+    def __init__(
+        self,
+        manager: Manager,
+        status: Callable[[], str],
+        alive_file: Path | None = None,
+        hung_after: float | None = None,
+    ) -> None:
         self._manager = manager
+        self._hung_after = hung_after
+        self._period = manager.period if hung_after is None else min(manager.period, hung_after / PER_WATCH)
         self._status = status
         self._alive_file = alive_file
         self._stage = "joining"
@@ -271,6 +288,7 @@ class Pulse:
         assert self._task is not None, "entered before"
         self._task.cancel()
         await asyncio.wait([self._task])
+        faulthandler.cancel_dump_traceback_later()
         if isinstance(error, Exception):
             self._manager.notify(f"STATUS=failed: {one_line(error)}")
         if self._alive_file is not None:
@@ -288,10 +306,13 @@ class Pulse:
 
     async def _keep_beating(self) -> None:
         while True:
-            await asyncio.sleep(self._manager.period)
+            await asyncio.sleep(self._period)
             self._beat()
 
     def _beat(self) -> None:
+        if self._hung_after is not None:
+            # A thread of the C runtime, which does not need the interpreter's lock.
+            faulthandler.dump_traceback_later(self._hung_after, exit=True)
         # Standing by, or finishing hours of work, may take longer than systemd waits for a start or a stop.
         more = () if self._stage == "in" else (f"EXTEND_TIMEOUT_USEC={PATIENCE * 1_000_000}",)
         self._manager.notify("WATCHDOG=1", self._status_line(), *more)

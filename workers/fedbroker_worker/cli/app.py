@@ -89,6 +89,7 @@ def run(
     config: Path = Path("silo.toml"),
     ready_file: Path | None = None,
     alive_file: Path | None = None,
+    hung_after: Annotated[float | None, cyclopts.Parameter(validator=cyclopts.validators.Number(gte=1))] = None,
     until_eof: Annotated[bool, cyclopts.Parameter(negative="")] = False,
 ) -> None:
     """Join the cohort and answer work items until SIGTERM or Ctrl-C.
@@ -107,13 +108,16 @@ def run(
     alive_file
         Touch this file every 5 seconds while the silo is alive. Restart the silo if the file is older than a minute.
         systemd gets a watchdog message at the same time (Type=notify, WatchdogSec).
+    hung_after
+        End with exit code 1 if the event loop does not run for this many seconds, and write the position of each thread
+        to standard error. For containers: their engine restarts a process that ended, not one that hangs.
     until_eof
         Also stop, as after a signal, when standard input ends, as it does when the parent process exits.
     """
     from fedbroker_worker.config import load
     from fedbroker_worker.daemon import run_silo
 
-    run_silo(load(config), ready_file=ready_file, alive_file=alive_file, until_eof=until_eof)
+    run_silo(load(config), ready_file=ready_file, alive_file=alive_file, hung_after=hung_after, until_eof=until_eof)
 
 
 @app.command(help_epilogue=_CHECK_EXAMPLES)
