@@ -25,5 +25,7 @@ ENV PATH=/opt/fedbroker/bin:$PATH HOME=/var/lib/fedbroker TF_CPP_MIN_LOG_LEVEL=2
     PYTHONDONTWRITEBYTECODE=1 PYTHONFAULTHANDLER=1 PYTHONUNBUFFERED=1
 USER 10001:10001
 WORKDIR /var/lib/fedbroker
+# As the first process of a container, a Python program ignores SIGTERM, which has no handler. SIGINT ends it in order.
+STOPSIGNAL SIGINT
 ENTRYPOINT ["python"]
 CMD ["-m", "fedbroker.cli", "version"]

@@ -211,6 +211,12 @@ def test_dockerfile_copies_existing_files_and_runs_unprivileged(path):
     assert f"requirements/{path.name.removesuffix('.Dockerfile')}.txt" in text
 
 
+def test_program_is_stopped_by_the_signal_that_it_handles():
+    """Check the stop signal: a program that is a container's first process ignores SIGTERM, and is killed later."""
+    assert "\nSTOPSIGNAL SIGINT\n" in (COMPOSE / "coordinator.Dockerfile").read_text()
+    assert "STOPSIGNAL" not in (COMPOSE / "silo.Dockerfile").read_text()  # it handles SIGTERM
+
+
 def test_the_silos_image_knows_its_own_command_line():
     from fedbroker_worker.cli.app import app
 
