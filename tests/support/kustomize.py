@@ -44,7 +44,10 @@ def render(directory: Path) -> list[Document]:
     for patch in said.get("patches", ()):
         for change in _documents(directory / patch["path"]):
             (target,) = [one for one in found if _identity(one) == _identity(change)]
-            _merge(target, change)
+            if change.get("$patch") == "delete":
+                found.remove(target)
+            else:
+                _merge(target, change)
     for one in found:
         if "namespace" in said and one["kind"] not in _CLUSTER_WIDE:
             one["metadata"]["namespace"] = said["namespace"]
@@ -84,13 +87,15 @@ def _merge(target: Document, change: Document) -> None:
 
 
 def _merge_list(old: list[Document], new: list[Document], key: str) -> None:
-    """Merge a list of named elements; new elements come first, as in kustomize."""
+    """Merge a list of named elements; those of the patch come first, as in kustomize."""
     for one in reversed(new):
         same = [other for other in old if other[key] == one[key]]
         if one.get("$patch") == "delete":
             old.remove(*same)
         elif same:
+            old.remove(same[0])
             _merge(same[0], one)
+            old.insert(0, same[0])
         else:
             old.insert(0, copy.deepcopy(one))
 

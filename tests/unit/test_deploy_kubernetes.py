@@ -111,6 +111,7 @@ def test_objects_that_pods_name_exist(overlay):
         if "secret" in volume:  # made by hand, as the kustomization says
             said = "".join((KUBERNETES / one / "kustomization.yaml").read_text() for one in (overlay, EWR))
             assert f"create secret generic {volume['secret']['secretName']} --from-file=broker=" in said
+            assert "--from-file=ca.pem" in said  # the broker's certificate is usually of an authority of one's own
 
 
 @each_overlay
@@ -156,6 +157,8 @@ def test_probes_read_the_files_that_the_image_writes(overlay):
     assert probes["readiness"] == ["test", "-e", alive if overlay == STANDBY else ready]
     seconds = re.search(rf"find {alive} -newermt '-(\d+) seconds'", probes["liveness"][-1])
     assert int(seconds[1]) > 3 * PERIOD
+    # A hung silo must not have the time that a stopping one has.
+    assert container["livenessProbe"]["terminationGracePeriodSeconds"] <= 10
     assert "args" not in container
 
 
@@ -191,6 +194,19 @@ def test_two_replicas_of_a_silo_use_standby():
         (container,) = pod(overlay)["containers"]
         assert ({"name": "FEDBROKER_SILO_STANDBY", "value": "true"} in container["env"]) == (replicas == 2)
     assert the("Deployment", EWR)["spec"]["strategy"] == {"type": "Recreate"}
+
+
+def test_two_replicas_have_a_claim_of_their_own():
+    """Check that ewr may become standby: the access mode of a claim that exists cannot be changed."""
+    state = {}
+    for overlay in (EWR, STANDBY):
+        (state[overlay],) = (
+            one["metadata"]["name"] for one in render(overlay)
+            if one["kind"] == "PersistentVolumeClaim" and "data" not in one["metadata"]["name"]
+        )  # fmt: skip
+        mounted = {volume["name"]: volume for volume in pod(overlay)["volumes"]}
+        assert mounted["state"]["persistentVolumeClaim"]["claimName"] == state[overlay]
+    assert state[EWR] != state[STANDBY]
 
 
 def test_settings_of_the_silo_are_valid(tmp_path):
