@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support.certificates import self_signed
 from tests.support.kustomize import render
 from tests.support.pages import blocks
 
@@ -38,9 +39,15 @@ def test_every_program_of_the_page_is_tested():
     assert {command[0] for command in COMMANDS} == known
 
 
-def test_password_commands_write_secrets(tmp_path):
-    (command,) = of("python3")
-    done = subprocess.run([sys.executable, *command[1:], tmp_path / "secrets"], cwd=ROOT, timeout=30)
+def test_password_and_certificate_commands_write_secrets(tmp_path):
+    passwords, certificates = of("python3")
+    done = subprocess.run([sys.executable, *passwords[1:], tmp_path / "secrets"], cwd=ROOT, timeout=30)
+    assert done.returncode == 0
+    certificate, key = self_signed(tmp_path, days=1, name=certificates[-1])
+    for source, name in ((certificate, "ca.pem"), (certificate, "server.pem"), (key, "server.key")):
+        (tmp_path / name).write_bytes(source.read_bytes())
+    script, *files = certificates[1:]
+    done = subprocess.run([sys.executable, ROOT / script, *files, tmp_path / "secrets"], cwd=tmp_path, timeout=30)
     assert done.returncode == 0
 
 
@@ -50,7 +57,7 @@ def test_compose_commands_name_existing_files_profiles_and_services():
         files = [yaml.safe_load((ROOT / name).read_text()) for name in after(command, "-f")]
         services = {name: service for file in files[:1] for name, service in file["services"].items()}
         profiles = {profile for service in services.values() for profile in service.get("profiles", ())}
-        assert set(after(command, "--profile")) <= profiles
+        assert set(after(command, "--profile")) <= profiles | {"*"}
         words = [word for word in command[2:] if word in ("up", "run", "down")]
         assert len(words) == 1
         assert {word for word in command[command.index(words[0]) + 1 :] if not word.startswith("-")} <= services.keys()

@@ -14,7 +14,7 @@ __all__ = ["self_signed"]
 
 
 def self_signed(directory: Path, *, days: int, name: str = "127.0.0.1") -> tuple[Path, Path]:
-    """Write a certificate for that address, which is its own CA, and its key; return the paths of both files."""
+    """Write a certificate for an address or host name, which is its own CA, and its key; return both files' paths."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "our own CA")])
     now = datetime.now(UTC)
@@ -26,7 +26,7 @@ def self_signed(directory: Path, *, days: int, name: str = "127.0.0.1") -> tuple
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=days))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(name))]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([_general(name)]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
@@ -37,3 +37,10 @@ def self_signed(directory: Path, *, days: int, name: str = "127.0.0.1") -> tuple
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return paths
+
+
+def _general(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)

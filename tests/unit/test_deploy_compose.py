@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from cryptography.hazmat.primitives import serialization
 
 from fedbroker.runtime.host import confinement, kernel
+from tests.support.certificates import self_signed
 from tests.support.pages import blocks
 
 ROOT = Path(__file__).parents[2]
@@ -266,6 +268,65 @@ def test_passwords_are_random_and_readable_only_by_their_owner(tmp_path):
     assert again.returncode == 1
     assert "exists already" in again.stderr
     assert {path.name: path.read_text() for path in (tmp_path / "one").iterdir()} == files
+
+
+@pytest.fixture
+def certificates(tmp_path):
+    """Return a function that runs certificates.py: with its own key file of mode 0600, and with other files."""
+    (tmp_path / "secrets").mkdir(mode=0o700)
+    certificate, key = self_signed(tmp_path / "own", days=1)
+    key.chmod(0o600)
+
+    def run(ca=certificate, certificate=certificate, key=key, name="127.0.0.1"):
+        command = [sys.executable, COMPOSE / "certificates.py", ca, certificate, key, name, tmp_path / "secrets"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30)
+
+    return run
+
+
+def test_certificates_are_copied_so_that_the_containers_users_can_read_them(certificates, tmp_path):
+    assert certificates().returncode == 0
+    assert certificates().returncode == 0  # again, over the first copies
+    files = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "secrets").iterdir()}
+    assert files == dict.fromkeys(("ca.pem", "server.pem", "server.key"), 0o444)
+    assert {f"./secrets/{name}" for name in files} == {one["file"] for one in load("tls.yaml")["secrets"].values()}
+    assert (tmp_path / "secrets" / "server.key").read_text() == (tmp_path / "own" / "key.pem").read_text()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "fault"),
+    [
+        ({"key": "other/key.pem"}, "is not the key of the certificate"),
+        ({"ca": "other/certificate.pem"}, "certificate verify failed|self-signed certificate|self signed"),
+        ({"name": "broker.example"}, "Hostname mismatch"),
+        (
+            {"certificate": "expired/certificate.pem", "key": "expired/key.pem", "ca": "expired/certificate.pem"},
+            "expired",
+        ),
+        ({"key": "missing.key"}, "No such file"),
+        ({"certificate": "text"}, "no certificate in PEM form"),
+        ({"ca": "text"}, "no certificate in PEM form"),
+        ({"key": "locked.key"}, "is encrypted"),
+    ],
+)
+def test_wrong_certificates_are_refused_in_one_line(certificates, tmp_path, wrong, fault):
+    self_signed(tmp_path / "other", days=1)
+    self_signed(tmp_path / "expired", days=0)
+    (tmp_path / "text").write_text("a certificate\n")
+    loaded = serialization.load_pem_private_key((tmp_path / "own" / "key.pem").read_bytes(), None)
+    (tmp_path / "locked.key").write_bytes(
+        loaded.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"word"),
+        )
+    )
+    done = certificates(**{name: tmp_path / one if name != "name" else one for name, one in wrong.items()})
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("nothing was copied: ")
+    assert re.search(fault, line), line
+    assert not list((tmp_path / "secrets").iterdir())
 
 
 def test_permissions_equal_those_of_the_security_page(tmp_path):
