@@ -29,7 +29,7 @@ setup: ## install the private .venv and RabbitMQ's server, if they are missing
 	@scripts/setup.sh $(also)
 
 # The tests and checks of config/ need more packages.
-test check coverage: also := tests
+test check coverage compose: also := tests
 
 .PHONY: test
 test: setup ## run all tests, three files at a time, then the timing tests; ARGS="-k name" chooses
@@ -87,6 +87,10 @@ compatibility: setup ## write docs/compatibility.md from the results of the conf
 .PHONY: upstream
 upstream: setup ## run TFF's own end-to-end tests on a cohort; TFF=a checkout of its v0.87.0
 	@$(bin)/python -m tests.upstream "$(TFF)" $(ARGS)
+
+.PHONY: compose
+compose: setup ## run the stack of compose/ with Docker, without and with TLS; ARGS=--no-build takes images made before
+	@$(bin)/python -m tests.compose $(ARGS)
 
 .PHONY: bench
 bench: setup ## run the benchmarks, a table each; ARGS="model --json FILE" chooses

@@ -1,0 +1,1 @@
+"""The stack of compose/, run by Docker: ``python -m tests.compose``."""
