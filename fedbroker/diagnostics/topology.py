@@ -42,6 +42,7 @@ class Role:
         unheard: a target that it may publish to, with a routing key that no queue is bound to.
         private: prefix for the names of temporary queues, within its usual permissions.
         declares: True if it declares exchanges and queues; otherwise they must exist.
+        unread: queues of ``lasting`` that it declares and never reads.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Role:
     unheard: Target
     private: str
     declares: bool = True
+    unread: tuple[Queue, ...] = ()
 
     @property
     def queues(self) -> tuple[Queue, ...]:
@@ -97,6 +99,7 @@ def silo_role(cohort: str, silo: str, *, enrolled: bool = False) -> Role:
         Target(topology.RESULTS, topology.results_key(key, silo)),
         f"{topology.blobs_queue(cohort, silo).name}.{key}",
         declares=not enrolled,
+        unread=(topology.archive(cohort),),
     )
 
 

@@ -174,9 +174,8 @@ def computed(run: Compose, tls: bool) -> str:
 
 
 def checked(run: Compose) -> list[str]:
-    """Return the lines of ``fedbroker-silo check`` in a silo's container."""
-    command = "fedbroker-silo check --config /etc/fedbroker/silo.toml || true"
-    return run("exec", "-T", "ewr", "sh", "-c", command).splitlines()
+    """Return the lines of ``fedbroker-silo check`` in a silo's container, which finds no problem."""
+    return run("exec", "-T", "ewr", "fedbroker-silo", "check", "--config", "/etc/fedbroker/silo.toml").splitlines()
 
 
 def reached(run: Compose, tls: bool) -> None:

@@ -21,6 +21,7 @@ import yaml
 
 from fedbroker.broker import PrivateBroker
 from fedbroker.broker.setup import free_ports
+from fedbroker.diagnostics import examine, silo_role
 from tests.support.certificates import self_signed
 from tests.support.transports import queue_admin
 from tests.support.wait import wait_until
@@ -173,6 +174,11 @@ async def test_silo_may_publish_only_under_its_own_name(composed, secrets):
         for exchange, key in (("fedbroker.lobby", "airports.jfk"), ("fedbroker.reply", "c.s.0.jfk"), ("", "any")):
             with pytest.raises(aiormq.exceptions.ChannelAccessRefused):
                 await ewr.publish(exchange, key, b"")
+
+
+async def test_silo_finds_no_permission_missing(composed, secrets):
+    findings = await examine((secrets / "jfk").read_text().strip(), silo_role("airports", "jfk"))
+    assert [one.line for one in findings if one.level == "problem"] == []
 
 
 def test_broker_has_no_guest_and_no_administrators(composed):
