@@ -9,10 +9,24 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, TextIO
+from urllib.parse import parse_qsl, urlencode
 
 from fedbroker.errors import ConfigError
 
-__all__ = ["broker_url", "create_private", "from_file", "read_secret", "readable_by_others", "write_private"]
+__all__ = [
+    "URL_FILES",
+    "broker_url",
+    "create_private",
+    "from_file",
+    "read_secret",
+    "readable_by_others",
+    "url_from_file",
+    "with_absolute_files",
+    "write_private",
+]
+
+URL_FILES: Final = ("cafile", "capath", "certfile", "keyfile")
+"""Options of a broker's URL that name files."""
 
 _URL: Final = "FEDBROKER_URL"
 _URL_FILE: Final = "FEDBROKER_URL_FILE"
@@ -142,6 +156,28 @@ def from_file(variable: str, environ: Mapping[str, str] = os.environ, error: typ
     return read_secret(variable, environ[variable], Path(), environ, error)
 
 
+def with_absolute_files(url: str, directory: Path) -> str:
+    """Return the URL with the relative file paths in its options resolved against a directory."""
+    before, mark, query = url.partition("?")
+    options = parse_qsl(query, keep_blank_values=True)
+    if not any(name in URL_FILES for name, _ in options):
+        return url
+    found = [(name, str(directory / value) if name in URL_FILES else value) for name, value in options]
+    return f"{before}{mark}{urlencode(found, safe='/')}"
+
+
+def url_from_file(variable: str, environ: Mapping[str, str] = os.environ) -> str:
+    """Return the broker's URL, a secret, in the file that an environment variable names.
+
+    Relative paths in the URL's options are relative to that file, so that its directory can be moved.
+
+    Raises:
+        ConfigError: the file cannot be read: see :func:`read_secret`.
+    """
+    url = from_file(variable, environ)
+    return with_absolute_files(url, _path(environ[variable], Path(), environ).absolute().parent)
+
+
 def broker_url(environ: Mapping[str, str] = os.environ) -> str | None:
     """Return a coordinator's broker URL, a secret, from ``FEDBROKER_URL`` or the file in ``FEDBROKER_URL_FILE``.
 
@@ -152,4 +188,4 @@ def broker_url(environ: Mapping[str, str] = os.environ) -> str | None:
         return environ.get(_URL) or None
     if environ.get(_URL):
         raise ConfigError(f"{_URL} and {_URL_FILE} are both set", hint="unset one of them")
-    return from_file(_URL_FILE, environ)
+    return url_from_file(_URL_FILE, environ)

@@ -75,8 +75,7 @@ class Enrolment:
         password = _password()
         target.load(definitions.for_coordinator(self._vhost, coordinator, password))
         self._folder.remember(vhost=self._vhost, broker=str(self._broker))
-        options = {name: str((directory / file).absolute()) for name, file in self._vouched(directory).items()}
-        url = self._broker.for_user(coordinator, password, self._vhost, **options)
+        url = self._broker.for_user(coordinator, password, self._vhost, **self._vouched(directory))
         write_secret(directory / URL, f"{url}\n", force=self._force)
         identity = self._folder.identity(directory, force=self._force)
         if certificates and not (self._folder.authority / "ca.pem").exists():

@@ -48,6 +48,8 @@ _DATA: Final = """
 [policy]
 client_results = "refuse"
 aggregates = "recognised"
+# Records each request and each value that leaves: `fedbroker-silo audit audit.log` shows it.
+audit_file = "audit.log"
 """
 
 
@@ -125,7 +127,7 @@ class Folder:
                 silos.pop(silo, None)
             else:
                 silos[silo] = str(public)
-            write_secret(file, keys_table(silos, seal=keys.get("seal") is True), force=True)
+            write_secret(file, keys_table(silos, seal=keys.get("seal") is not False), force=True)
         return files
 
 
@@ -205,7 +207,8 @@ def _security(coordinators: Iterable[Public]) -> str:
         return (
             "# No coordinator was known: every user with write permission at the broker may send work (docs/keys.md).\n"
         )
-    return "\n".join(["[security]", 'secret_file = "secret.key"', "coordinators = [", *publics, "]", ""])
+    sealed = "# No work is taken that the broker's operator could read.\nseal = true"
+    return "\n".join(["[security]", 'secret_file = "secret.key"', "coordinators = [", *publics, "]", sealed, ""])
 
 
 def _toml_line(name: str, value: str) -> str:

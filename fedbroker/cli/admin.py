@@ -106,7 +106,14 @@ def init(
     authority for silos' certificates; the broker must trust its ca.pem.
     """
     with _enrolment(making) as (enrolment, target):
-        _print_handout(enrolment.init(target, coordinator, certificates=certificates), json)
+        made = enrolment.init(target, coordinator, certificates=certificates)
+        _print_handout(
+            made,
+            json,
+            "next: `fedbroker admin enroll SILO --cohort COHORT` for each silo",
+            f"then hand {made.directory} to the user of the programs, whose environment gets",
+            "    FEDBROKER_URL_FILE=.../broker.url  FEDBROKER_KEYS=.../COHORT.keys.toml",
+        )
 
 
 @app.command(help_epilogue=_ENROLL)
@@ -147,7 +154,13 @@ def enroll(
     public = None if public_key is None else Public.parse(public_key)
     with _enrolment(making) as (enrolment, target):
         made = enrolment.enroll(target, cohort, silo, certificate=certificate, replicated=replicated, public=public)
-        _print_handout(made, json)
+        _print_handout(
+            made,
+            json,
+            f"next: hand {made.directory} to the silo's administrator, in private: it holds the silo's password",
+            "    there: add data sources to silo.toml, then `fedbroker-silo check` and `fedbroker-silo run`",
+            f"{cohort}.keys.toml of each coordinator has the silo's public key: give its programs the new file",
+        )
 
 
 @app.command(help_epilogue=_ROTATE)
@@ -166,7 +179,13 @@ def rotate(
     them at the broker.
     """
     with _enrolment(making) as (enrolment, target):
-        _print_handout(enrolment.rotate(target, cohort, silo), json)
+        made = enrolment.rotate(target, cohort, silo)
+        _print_handout(
+            made,
+            json,
+            f"the old login is refused now; next: hand {made.directory} to the silo's administrator, in private,",
+            "    who takes over `broker` of silo.toml and the certificate's files, if any, and restarts the silo",
+        )
 
 
 @app.command(help_epilogue=_REVOKE)
@@ -181,7 +200,8 @@ def revoke(silo: Silo, /, *, cohort: Cohort, place: _Location = _Location(), jso
     if json:
         print_json({"cohort": cohort, "silo": silo, "users": users})
     else:
-        print(f"revoked {', '.join(users)}")
+        print(f"revoked {', '.join(users)}: the broker refuses the login, and has deleted the queues")
+        print(f"{cohort}.keys.toml of each coordinator no longer has the silo: give its programs the new file")
 
 
 @app.command(name="list", help_epilogue=_LIST)
@@ -262,11 +282,14 @@ def _remembered(folder: Folder, vhost: str | None, broker: str | None) -> tuple[
     return vhost or saved.get("vhost", VHOST), broker or saved.get("broker")
 
 
-def _print_handout(handout: Handout, json: bool) -> None:
+def _print_handout(handout: Handout, json: bool, *notes: str) -> None:
+    """Print the made user and its files, and what to do with them; as JSON without the notes."""
     if json:
         public = None if handout.public is None else str(handout.public)
         print_json({"user": handout.user, "directory": str(handout.directory), "public": public})
         return
     print(f"user {handout.user}: see {handout.directory}")
     if handout.public is not None:
-        print(handout.public)
+        print(f"public key: {handout.public}")
+    for note in notes:
+        print(note)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import cyclopts
 
-from fedbroker.credentials import from_file
+from fedbroker.credentials import url_from_file
 from fedbroker.text import without_secrets
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ __all__ = ["Cohort", "Json", "Seconds", "Url", "age_text", "console", "print_jso
 def _url(_: object, tokens: Sequence[cyclopts.Token]) -> str:
     """Return the URL as given, or the text of the file that the environment names."""
     token = tokens[0]
-    return from_file(token.keyword) if token.keyword == "FEDBROKER_URL_FILE" else token.value
+    return url_from_file(token.keyword) if token.keyword == "FEDBROKER_URL_FILE" else token.value
 
 
 Url: TypeAlias = Annotated[

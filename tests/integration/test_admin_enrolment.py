@@ -42,16 +42,32 @@ def test_enroll_writes_complete_settings_and_keys(office, cohort, managed_broker
     said = json.loads(office.done("enroll", "ewr", "--cohort", cohort, "--json"))
     settings = load(office.settings(cohort), {}).silo
     assert (settings.name, settings.cohort, settings.enrolled) == ("ewr", cohort, True)
+    whole = load(office.settings(cohort), {})
+    assert whole.keys is not None
+    assert whole.keys.seal
+    assert whole.policy.audit_file == "audit.log"
     assert settings.broker.startswith(f"amqp://{cohort}.ewr:")
     assert settings.broker.endswith(f"@127.0.0.1:{managed_broker.broker.port}/fedbroker")
     mine = Identity.parse((office.settings(cohort).parent / "secret.key").read_text().strip()).public
     assert said == {"user": f"{cohort}.ewr", "directory": str(office.settings(cohort).parent), "public": str(mine)}
     coordinator = office.out / "coordinators" / "coordinator"
     keys = tomllib.loads((coordinator / f"{cohort}.keys.toml").read_text())
-    assert keys == {"secret_file": "secret.key", "seal": False, "silos": {"ewr": str(mine)}}
+    assert keys == {"secret_file": "secret.key", "seal": True, "silos": {"ewr": str(mine)}}
     theirs = Identity.parse((coordinator / keys["secret_file"]).read_text().strip()).public
     assert str(theirs) in office.settings(cohort).read_text()
     assert Public.parse(str(theirs)) != mine
+
+
+def test_commands_say_what_to_do_next(office, cohort):
+    said = office.done("init", "--coordinator", "said")
+    assert "next: `fedbroker admin enroll SILO --cohort COHORT`" in said
+    assert "FEDBROKER_URL_FILE=.../broker.url" in said
+    assert "FEDBROKER_KEYS=.../COHORT.keys.toml" in said
+    said = office.done("enroll", "ewr", "--cohort", cohort)
+    assert f"next: hand {office.settings(cohort).parent} to the silo's administrator" in said
+    assert "public key: fedbroker-public-1:" in said
+    assert "the old login is refused now" in office.done("rotate", "ewr", "--cohort", cohort)
+    assert "the broker refuses the login" in office.done("revoke", "ewr", "--cohort", cohort)
 
 
 def kinds(cohort, managed_broker):
@@ -91,10 +107,10 @@ def test_enroll_accepts_a_silos_own_public_key(office, cohort):
 def test_later_enrolments_preserve_sealing(office, cohort):
     office.done("enroll", "ewr", "--cohort", cohort)
     keys = office.out / "coordinators" / "coordinator" / f"{cohort}.keys.toml"
-    keys.write_text(keys.read_text().replace("seal = false", "seal = true"))
+    keys.write_text(keys.read_text().replace("seal = true", "seal = false"))
     office.done("enroll", "jfk", "--cohort", cohort)
     found = tomllib.loads(keys.read_text())
-    assert found["seal"] is True
+    assert found["seal"] is False
     assert sorted(found["silos"]) == ["ewr", "jfk"]
 
 

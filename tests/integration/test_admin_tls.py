@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 import pytest
 
 from fedbroker.broker.setup import free_ports
+from fedbroker.credentials import broker_url
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, BrokerRefused, BrokerUnreachable
 from fedbroker.transport.amqp.dial import connect
@@ -174,3 +175,19 @@ def test_secret_files_are_readable_only_by_their_owner(secured):
         for name in files:
             if name not in ("log", "ready"):  # the silo's own, not ours
                 assert (Path(place) / name).stat().st_mode & 0o777 == 0o600, name
+
+
+async def test_coordinators_directory_can_be_moved(
+    secured: Secured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = tmp_path / "another machine" / "nightly"
+    shutil.copytree(secured.office.out / "coordinators" / "coordinator", moved)
+    text = (moved / "broker.url").read_text()
+    assert "cafile=broker-ca.pem" in text
+    assert str(secured.server) not in text
+    monkeypatch.setenv("FEDBROKER_URL_FILE", str(moved / "broker.url"))
+    url = broker_url()
+    assert url is not None
+    assert f"cafile={moved}/broker-ca.pem".replace(" ", "+") in url
+    # This broker asks for a client's certificate, which a coordinator has none of: its own one was trusted.
+    assert "client certificate" in await refusal(url, BrokerRefused)

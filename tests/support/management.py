@@ -21,6 +21,7 @@ from fedbroker.broker import PrivateBroker
 from fedbroker.broker.setup import free_ports
 from fedbroker.cli import app
 from fedbroker.console import run
+from fedbroker.credentials import broker_url
 from tests.support.wait import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -133,7 +134,9 @@ class Admin:
 
     def coordinator_url(self, name: str = "coordinator") -> str:
         """Return the coordinator's URL."""
-        return (self.out / "coordinators" / name / "broker.url").read_text().strip()
+        url = broker_url({"FEDBROKER_URL_FILE": str(self.out / "coordinators" / name / "broker.url")})
+        assert url is not None
+        return url
 
 
 @contextmanager

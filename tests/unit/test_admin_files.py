@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import tomllib
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
@@ -12,8 +14,9 @@ from fedbroker.admin import definitions
 from fedbroker.admin.api import admin_login
 from fedbroker.admin.definitions import User
 from fedbroker.admin.files import Folder, PublicUrl, settings, with_broker, write_secret
+from fedbroker.credentials import broker_url, with_absolute_files
 from fedbroker.errors import ConfigError, UsageError
-from fedbroker.transport.amqp.url import parse, with_absolute_files
+from fedbroker.transport.amqp.url import parse
 from fedbroker.trust import Identity
 
 
@@ -113,3 +116,14 @@ def test_login_is_from_the_environment_and_its_address_may_be_an_argument():
     assert admin_login("http://[::1]:15672/api/", environ).base == "http://[::1]:15672"
     with pytest.raises(ConfigError, match="both set"):
         admin_login(None, {**environ, "FEDBROKER_ADMIN_URL_FILE": "x"})
+
+
+def test_url_file_names_files_next_to_it(tmp_path: Path) -> None:
+    here = tmp_path / "moved here"
+    here.mkdir()
+    (here / "broker.url").write_text("amqps://me:secret@broker.example/air?cafile=broker-ca.pem&heartbeat=20\n")
+    url = broker_url({"FEDBROKER_URL_FILE": str(here / "broker.url")})
+    assert url is not None
+    assert dict(parse_qsl(urlsplit(url).query)) == {"cafile": str(here / "broker-ca.pem"), "heartbeat": "20"}
+    credential = broker_url({"FEDBROKER_URL_FILE": "broker.url", "CREDENTIALS_DIRECTORY": str(here)})
+    assert credential == url

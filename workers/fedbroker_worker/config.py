@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from msgspec import Meta
 
-from fedbroker.credentials import from_file, read_secret
+from fedbroker.credentials import from_file, read_secret, with_absolute_files
 from fedbroker.errors import ConfigError
 from fedbroker.narrowing import is_dict
 from fedbroker.runtime.resources import MIN_MEMORY
 from fedbroker.text import printable
 from fedbroker.transport.amqp.proxy import parse_proxy
-from fedbroker.transport.amqp.url import parse, with_absolute_files, with_proxy
+from fedbroker.transport.amqp.url import parse, with_proxy
 from fedbroker.trust import Public
 from fedbroker.trust.keyring import silo_keys
 from fedbroker.wire.coding import Compression

@@ -8,15 +8,15 @@ import random
 import re
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
+from fedbroker.credentials import URL_FILES
 from fedbroker.errors import ConfigError
 from fedbroker.text import ESCAPES, has_stray_at
 from fedbroker.transport.amqp.proxy import Proxy, parse_proxy, proxy_from_environment
 
-__all__ = ["Address", "Endpoint", "is_loopback", "parse", "with_absolute_files", "with_proxy"]
+__all__ = ["Address", "Endpoint", "is_loopback", "parse", "with_proxy"]
 
 HEARTBEAT: Final = 15
 """Seconds between AMQP heartbeats, unless the URL sets another value."""
@@ -27,9 +27,8 @@ _PARTS: Final = re.compile(
 )
 _MISREAD: Final = re.compile(r"[\x00-\x1f\x7f\\]")
 """Characters that urllib drops, or that aio-pika's parser refuses with an error that contains the URL."""
-_FILES: Final = ("cafile", "capath", "certfile", "keyfile")
 _PROXY: Final = "proxy"
-_OPTIONS: Final = ("auth", "cadata", *_FILES, "heartbeat", "no_verify_ssl", _PROXY)
+_OPTIONS: Final = ("auth", "cadata", *URL_FILES, "heartbeat", "no_verify_ssl", _PROXY)
 _MECHANISMS: Final = ("PLAIN", "EXTERNAL")
 
 
@@ -112,16 +111,6 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def with_absolute_files(url: str, directory: Path) -> str:
-    """Return the URL with the relative file paths in its options resolved against a directory."""
-    before, mark, query = url.partition("?")
-    options = parse_qsl(query, keep_blank_values=True)
-    if not any(name in _FILES for name, _ in options):
-        return url
-    found = [(name, str(directory / value) if name in _FILES else value) for name, value in options]
-    return f"{before}{mark}{urlencode(found, safe='/')}"
 
 
 def with_proxy(url: str, proxy: str) -> str:
@@ -216,7 +205,7 @@ def _options(parts: SplitResult, tls: bool) -> dict[str, str]:
         raise ConfigError(
             f"auth={options['auth']} in the broker's URL is not known", hint=f"known are {', '.join(_MECHANISMS)}"
         )
-    for name in _FILES:
+    for name in URL_FILES:
         if name in options and not tls:
             raise ConfigError(f"{name} in the broker's URL needs TLS", hint="write amqps:// instead of amqp://")
         if name in options and not os.path.exists(options[name]):  # also False for a string that cannot be a path
