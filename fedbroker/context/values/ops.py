@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 
 from fedbroker.context.values.arguments import Argument, ClientValues, SharedValue
@@ -86,7 +85,7 @@ class StageOps:
     bound: Mapping[str, BoundData]
     blobs: dict[Digest, Buffer] = field(default_factory=dict[Digest, Buffer])
     _refs: dict[str, int] = field(default_factory=dict[str, int])
-    _numbers: Iterator[int] = field(default_factory=partial[Iterator[int]](itertools.count, 1))
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     _written: _WrittenStage | None = None
 
     def write(
