@@ -9,8 +9,10 @@ import pytest
 from fedbroker_worker.policy.recording import SESSION_CANCELLED
 from fedbroker_worker.work.sessions import Sessions
 from fedbroker_worker.work.tasks import STOPPED, ReplyCache, WorkTasks
+from fedbroker_worker.work.worker import WorkReply
 
-from fedbroker.wire.messages import EndSession
+from fedbroker.errors import BrokerLost
+from fedbroker.wire.messages import EndSession, Failed
 from tests.support.transports import eventually, work_item
 
 
@@ -49,3 +51,26 @@ async def test_cancelled_work_has_its_reason(why):
         with pytest.raises(asyncio.CancelledError):
             await answering
     assert worker.reasons == [why]
+
+
+class Lost:
+    """A transport whose broker is gone."""
+
+    async def reply(self, item, reply, outputs, deadline, signed):
+        raise BrokerLost("no connection", hint="start the broker")
+
+
+class Failing:
+    """A worker that answers all work with a failure."""
+
+    async def answer(self, item, signed, why_cancelled):
+        return WorkReply(Failed(item.session_id, item.stage, item.silo, "i", "data", "no data"))
+
+
+async def test_reply_that_cannot_be_sent_is_counted():
+    unused = cast("Any", None)
+    transport, worker = cast("Any", Lost()), cast("Any", Failing())
+    tasks = WorkTasks("ewr", "i", transport, worker, Sessions(unused, 1), ReplyCache(1), lambda _: None)
+    assert tasks.replies_failed == 0
+    await tasks.answer(work_item("ewr", "k"))
+    assert tasks.replies_failed == 1

@@ -100,6 +100,7 @@ class _ServiceCollector:
             labels,
             work.rejected,
         )
+        yield counter("fedbroker_replies_failed", "Replies that could not be sent.", labels, now.replies_failed)
         yield counter("fedbroker_runtime_restarts", "Restarts of the C++ runtime after it died.", labels, now.restarts)
         yield counter(
             "fedbroker_runtimes_retired",

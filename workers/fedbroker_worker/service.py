@@ -50,6 +50,7 @@ class Statistics:
         sessions: the number of sessions that hold values here.
         restarts: how often the C++ runtime died and was restarted.
         retired: how often the runtime was replaced because a computation in it was cancelled.
+        replies_failed: the number of replies that could not be sent.
         cached_bytes: the size of the cached blobs.
         traffic: live counters of the connections to the broker, by connection.
         work_counters: live counters of the messages from the work queue.
@@ -59,6 +60,7 @@ class Statistics:
     sessions: int
     restarts: int
     retired: int
+    replies_failed: int
     cached_bytes: int
     traffic: Mapping[str, TrafficCounters]
     work_counters: WorkCounters
@@ -238,6 +240,7 @@ class SiloService:
             sessions=len(self._sessions),
             restarts=runtimes.restarts,
             retired=runtimes.retired,
+            replies_failed=self._tasks.replies_failed,
             cached_bytes=transport.blobs.kept_bytes,
             traffic=transport.traffic,
             work_counters=transport.work_counters,

@@ -68,7 +68,12 @@ class WorkTasks:
         reply_cache: recent replies, for redelivered work.
         on_reply: called with each reply before it is sent; must not block.
         accepted: the record of signed work, written before the reply leaves; None for no record.
+
+    Attributes:
+        replies_failed: number of replies that could not be sent.
     """
+
+    replies_failed: int
 
     def __init__(
         self,
@@ -97,6 +102,7 @@ class WorkTasks:
         self._recorded: LruMap[str, None] = LruMap(MAX_ENDED)  # nonces, so that each is recorded once
         self._leaving = False
         self._closing = False
+        self.replies_failed = 0
 
     def __len__(self) -> int:
         """Return the number of work items, including those whose reply is being sent."""
@@ -228,6 +234,7 @@ class WorkTasks:
             except WireError as error:
                 await self._transport.reply(item, self._failed(item, error), {}, deadline, signed)
         except FedbrokerError as error:
+            self.replies_failed += 1
             _log.error("reply_failed", reason=str(error))
 
     def _failed(self, item: WorkItem, error: FedbrokerError) -> Failed:
