@@ -79,9 +79,9 @@ class CohortObserver:
                         found = await self._take_all(topology.lobby_queue(self._cohort))
                 if found is not None:
                     self._listener.expect(found)
-                    await asyncio.gather(
-                        self._listener.confirmed(CONFIRM_TIMEOUT, any_silo=True), asyncio.sleep(MIN_LISTENING)
-                    )
+                    async with asyncio.TaskGroup() as listening:
+                        listening.create_task(self._listener.confirmed(CONFIRM_TIMEOUT, any_silo=True))
+                        listening.create_task(asyncio.sleep(MIN_LISTENING))
         except BaseException:
             await self.close()
             raise

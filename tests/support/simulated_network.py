@@ -75,15 +75,13 @@ class SimulatedNetwork:
         self._coming: set[asyncio.Task[None]] = set()
         end._control = end._bulk = self  # type: ignore[assignment]
 
-    async def publish(self, message, deadline) -> None:
+    async def publish(self, message, deadline, *, route_timeout=0.0) -> None:
         """Accept a message that the coordinator's transport publishes."""
         word = decode(message.body).message
         if isinstance(word, WorkItem):
             self.sent.append((word.silo, word.stage))
             for reply in self.script(word.silo, word.stage):
                 self._later(self._reply(word, message, reply))
-
-    publish_routed = publish
 
     async def quiet(self) -> None:
         """Wait until every pending reply has arrived."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import NamedTuple, Self, TypeVar, cast
+from typing import Any, NamedTuple, Self, TypeVar, cast
 
 import aio_pika.abc
 import aiormq.abc
@@ -153,7 +153,7 @@ class Channel:
     async def consume(
         self,
         queue: Queue,
-        on_delivery: Callable[[Delivery], Awaitable[None]],
+        on_message: Callable[[aiormq.abc.DeliveredMessage], Coroutine[Any, Any, None]],
         on_cancel: Callable[[], None],
         *,
         prefetch: int,
@@ -162,10 +162,6 @@ class Channel:
         """Consume a queue; ``on_cancel`` is called when the broker cancels the consumer."""
         self._amqp.on_consumer_cancel_callbacks.add(lambda _: on_cancel())
         await _answer(self._amqp.basic_qos(prefetch_count=prefetch), "prefetch")
-
-        async def on_message(message: aiormq.abc.DeliveredMessage) -> None:
-            await on_delivery(Delivery.of(message))
-
         consuming = self._amqp.basic_consume(queue.name, on_message, exclusive=exclusive)
         answer = await _answer(consuming, f"queue {queue.name!r}")
         return Consumer(self._amqp, str(answer.consumer_tag))
@@ -178,11 +174,18 @@ class Channel:
             Nacked: the broker did not accept the message.
             ConnectionLost: the channel ended before the confirmation; its ``refusal`` is the broker's, if it gave one.
         """
+        expiration = message.expiration
         publishing = self._amqp.basic_publish(
             message.body,
             exchange=message.exchange.name,
             routing_key=message.key,
-            properties=message.properties(),
+            properties=commands.Basic.Properties(
+                delivery_mode=2 if message.persistent else 1,
+                correlation_id=message.correlation_id,
+                message_id=message.message_id,
+                expiration=None if expiration is None else str(max(0, round(expiration * 1000))),
+                headers=dict(message.headers) or None,
+            ),
             mandatory=message.mandatory,
         )
         try:

@@ -221,7 +221,8 @@ class Connection:
         """
         channel = await self._channel()
 
-        async def on_delivery(delivery: Delivery) -> None:
+        async def on_message(message: aiormq.abc.DeliveredMessage) -> None:
+            delivery = Delivery.of(message)
             self._traffic.messages_in += 1
             self._traffic.bytes_in += len(delivery.body)
             try:
@@ -233,7 +234,7 @@ class Connection:
         def on_cancel() -> None:
             self.fail(f"the broker cancelled {queue.name!r}")
 
-        return await self._ask(channel.consume(queue, on_delivery, on_cancel, prefetch=prefetch, exclusive=exclusive))
+        return await self._ask(channel.consume(queue, on_message, on_cancel, prefetch=prefetch, exclusive=exclusive))
 
     async def take_all(self, queue: Queue) -> list[bytes]:
         """Return the bodies of the messages in a queue and reject each message, so that the broker dead-letters it.

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, cast
 
 import aiormq.abc
-from pamqp import commands, common, decode
+from pamqp import common, decode
 
 from fedbroker.log import get_logger
 from fedbroker.text import printable
@@ -59,17 +59,6 @@ class Outgoing:
     message_id: str | None = None
     expiration: float | None = None
     headers: Mapping[str, int | str] = field(default_factory=dict[str, int | str])
-
-    def properties(self) -> commands.Basic.Properties:
-        """Return the message's AMQP properties."""
-        expiration = None if self.expiration is None else str(max(0, round(self.expiration * 1000)))
-        return commands.Basic.Properties(
-            delivery_mode=2 if self.persistent else 1,
-            correlation_id=self.correlation_id,
-            message_id=self.message_id,
-            expiration=expiration,
-            headers=dict(self.headers) or None,
-        )
 
 
 @dataclass(frozen=True, slots=True)

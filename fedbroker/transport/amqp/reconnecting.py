@@ -17,7 +17,7 @@ from fedbroker.transport.amqp.exceptions import ConnectionLost, Nacked, RetrySet
 from fedbroker.transport.amqp.message import Outgoing
 from fedbroker.transport.amqp.url import Address
 
-__all__ = ["FIRST_DELAY", "ReconnectingConnection", "delays"]
+__all__ = ["FIRST_DELAY", "ROUTE_TIMEOUT", "ReconnectingConnection", "delays"]
 
 _log = get_logger(__name__)
 
@@ -184,12 +184,18 @@ class ReconnectingConnection:
         except TimeoutError:
             raise self._lost() from None
 
-    async def publish(self, message: Outgoing, deadline: Deadline) -> None:
+    async def publish(self, message: Outgoing, deadline: Deadline, *, route_timeout: float = 0.0) -> None:
         """Publish a message until the broker confirms it, across reconnections: delivery is at least once.
 
         A transient message that the broker rejects, or does not confirm for a while, is abandoned: one of several
         queues may be on a node that is down. The other queues have the message, and the reader of the missing one
         requests what it lacks.
+
+        Args:
+            message: the message.
+            deadline: by which it must be confirmed.
+            route_timeout: seconds to wait for a queue that a mandatory message matches: a queue may come back after the
+                loss of its node.
 
         Raises:
             BrokerLost: not confirmed by the deadline.
@@ -197,6 +203,7 @@ class ReconnectingConnection:
             Unroutable: the message is mandatory and matches no queue.
         """
         pauses = delays()
+        routed_by = Deadline.after(route_timeout).earlier(deadline)
         while True:
             attempt = deadline if message.persistent else Deadline.after(TRANSIENT_CONFIRM_TIMEOUT).earlier(deadline)
             try:
@@ -205,6 +212,10 @@ class ReconnectingConnection:
                 if not message.persistent:
                     return
                 await asyncio.sleep(min(next(pauses), deadline.left()))
+            except Unroutable:
+                if routed_by.left() < ROUTE_PAUSE:
+                    raise
+                await asyncio.sleep(ROUTE_PAUSE)
             except BrokerLost:
                 if deadline.passed() or not self._is_open:
                     raise
@@ -229,24 +240,8 @@ class ReconnectingConnection:
                     raise lost.refusal from None
                 refused = lost.refusal is not None
 
-    async def publish_routed(self, message: Outgoing, deadline: Deadline) -> None:
-        """Publish a mandatory message; wait for a missing queue, which may come back after the loss of its node.
-
-        Raises:
-            BrokerLost, BrokerRefused: as ``publish`` does.
-            Unroutable: it matched no queue for ``ROUTE_TIMEOUT`` seconds.
-        """
-        patience = Deadline.after(ROUTE_TIMEOUT).earlier(deadline)
-        while True:
-            try:
-                return await self.publish(message, deadline)
-            except Unroutable:
-                if patience.left() < ROUTE_PAUSE:
-                    raise
-                await asyncio.sleep(ROUTE_PAUSE)
-
     async def publish_reply(self, message: Outgoing, deadline: Deadline) -> None:
-        """Publish a reply like ``publish_routed``; its queue may also have been replaced, as its node is down.
+        """Publish a reply; wait for its queue, which may also have been replaced, as its node is down.
 
         Then the broker rejects the message or does not confirm it, even if the replacement queue has received it. The
         reply is published again and may arrive twice.

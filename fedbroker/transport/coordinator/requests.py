@@ -22,7 +22,6 @@ __all__ = [
     "PendingRequest",
     "Reason",
     "ReplyRouter",
-    "ReplySlot",
     "Response",
     "correlation",
     "dead_letter_of",
@@ -52,46 +51,81 @@ class Dead:
 Response: TypeAlias = Done | Failed | Need | Dead
 
 
-class ReplySlot:
-    """The replies to one work item, one after another; holds at most one reply that is not taken yet.
+class PendingRequest:
+    """A work item that is being published, and its responses; holds at most one response that is not taken yet.
 
-    Attributes:
-        message_id: id of the message that carried the work item.
+    Created by :meth:`fedbroker.transport.coordinator.transport.CoordinatorTransport.start_request`.
+
+    Args:
         item: the work item.
+        message_id: id of the message that carries the work item.
+        publishing: the task that publishes the item; cancelled when a response shows that the item has arrived.
+        deadline: for all responses.
+        on_done: called with each ``done`` reply, to decrypt its sealed outputs.
     """
 
-    def __init__(self, message_id: str, item: WorkItem) -> None:
-        self.message_id = message_id
+    def __init__(
+        self,
+        item: WorkItem,
+        message_id: str,
+        publishing: asyncio.Task[None],
+        deadline: Deadline,
+        on_done: Callable[[Done], object] = lambda _: None,
+    ) -> None:
         self.item = item
-        self._next: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
-
-    @property
-    def next(self) -> asyncio.Future[Response]:
-        """Done when a reply can be taken; must not be cancelled."""
-        return self._next
-
-    def take(self) -> Response:
-        """Return the reply that has arrived; :attr:`next` then stands for the reply after it.
-
-        Raises:
-            BrokerError: the slot is closed, and no reply will come.
-        """
-        response = self._next.result()
-        self._next = asyncio.get_running_loop().create_future()
-        return response
+        self.message_id = message_id
+        self._publishing = publishing
+        self._deadline = deadline
+        self._on_done = on_done
+        self._next: asyncio.Future[Response] = asyncio.get_running_loop().create_future()  # must not be cancelled
 
     def put(self, response: Response) -> bool:
-        """Hand over a reply; return False if the previous one was not taken yet."""
+        """Hand over a response; return False if the previous one was not taken yet."""
         if self._next.done():
             return False
         self._next.set_result(response)
         return True
 
     def close(self, error: Exception) -> None:
-        """Let the pending ``take`` fail with an error: no further reply will come."""
+        """Let the pending ``next_response`` fail with an error: no further response will come."""
         if not self._next.done():
             self._next.set_exception(error)
             self._next.exception()  # marks it as retrieved: asyncio must not log it if no request waits
+
+    async def next_response(self) -> Response:
+        """Return the next response; may be cancelled, and called again.
+
+        Raises:
+            DeadlineExceeded: no response came in time; ``silos`` names the silo.
+            BrokerRefused: no permission, or the broker's limits are below ours.
+            WireError: the item exceeds the limits.
+        """
+        item = self.item
+        waited: tuple[asyncio.Future[Any], ...] = (self._publishing, self._next)
+        try:
+            async with asyncio.timeout(self._deadline.left()):
+                # A response before the broker's confirmation proves that the item arrived.
+                await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+                if not self._next.done() and not self._publishing.cancelled():
+                    self._publishing.result()  # raises if publishing failed
+                await asyncio.wait((self._next,))
+            self._publishing.cancel()
+            response = self._next.result()
+        except Unroutable:
+            return Dead(item.silo, item.session_id, item.stage, "unroutable")
+        except (TimeoutError, BrokerLost) as error:
+            reason = f" ({error.what})" if isinstance(error, BrokerLost) else ""
+            raise DeadlineExceeded(
+                f"silo {item.silo!r} did not answer stage {item.stage} in time{reason}",
+                silos=(item.silo,),
+                stage=item.stage,
+                session=item.session_id,
+                hint="see the silo's log, or allow more time",
+            ) from None
+        self._next = asyncio.get_running_loop().create_future()
+        if isinstance(response, Done):
+            self._on_done(response)
+        return response
 
 
 class ReplyRouter:
@@ -108,24 +142,23 @@ class ReplyRouter:
 
     def __init__(self, on_late: Callable[[Response], None]) -> None:
         self._on_late = on_late
-        self._slots: dict[str, ReplySlot] = {}
+        self._requests: dict[str, PendingRequest] = {}
         self.late = 0
 
     def __len__(self) -> int:
         """Return the number of pending requests."""
-        return len(self._slots)
+        return len(self._requests)
 
     @contextmanager
-    def replies_to(self, item: WorkItem, message_id: str) -> Generator[ReplySlot]:
-        """Register a pending request within the block, and yield the slot for its replies."""
-        key = correlation(item)
-        slot = ReplySlot(message_id, item)
-        self._slots[key] = slot
+    def registered(self, request: PendingRequest) -> Generator[None]:
+        """Route replies to a request within the block."""
+        key = correlation(request.item)
+        self._requests[key] = request
         try:
-            yield slot
+            yield
         finally:
-            if self._slots.get(key) is slot:
-                del self._slots[key]
+            if self._requests.get(key) is request:
+                del self._requests[key]
 
     def settle(self, response: Response, message_id: str | None = None) -> bool:
         """Hand a reply to the request that waits for it; return False if it is late.
@@ -133,8 +166,8 @@ class ReplyRouter:
         A dead letter counts only if its ``message_id`` is the one of the pending request: an earlier message for the
         same work item may still die.
         """
-        slot = self._slots.get(correlation(response))
-        if slot is not None and message_id in (None, slot.message_id) and slot.put(response):
+        request = self._requests.get(correlation(response))
+        if request is not None and message_id in (None, request.message_id) and request.put(response):
             return True
         self.late += 1
         self._on_late(response)
@@ -142,20 +175,20 @@ class ReplyRouter:
 
     def waits_for(self, response: Response) -> bool:
         """Return whether a request is pending for the work item of this reply."""
-        return correlation(response) in self._slots
+        return correlation(response) in self._requests
 
     def refuse(self, silo: str, cause: str, hint: str) -> None:
         """Answer all pending requests to one silo with a refusal, in place of the silo."""
-        for slot in list(self._slots.values()):
-            item = slot.item
+        for request in list(self._requests.values()):
+            item = request.item
             if item.silo == silo:
-                slot.put(Failed(item.session_id, item.stage, silo, "", "refused", cause, hint))
+                request.put(Failed(item.session_id, item.stage, silo, "", "refused", cause, hint))
 
     def close(self, error: Exception) -> None:
         """Let all pending requests fail with an error."""
-        for slot in self._slots.values():
-            slot.close(error)
-        self._slots.clear()
+        for request in self._requests.values():
+            request.close(error)
+        self._requests.clear()
 
 
 def correlation(item: WorkItem | Response) -> str:
@@ -174,69 +207,6 @@ def dead_letter_of(correlation_id: str, death: str) -> Dead:
         raise WireError(f"a dead letter belongs to no work item: {correlation_id!r}")
     reasons: dict[str, Reason] = {"expired": "expired", "delivery_limit": "delivery_limit"}
     return Dead(silo, session_id, int(stage), reasons.get(death, "rejected"))
-
-
-class PendingRequest:
-    """Receives the replies to one work item.
-
-    Created by :meth:`fedbroker.transport.coordinator.transport.CoordinatorTransport.start_request`.
-
-    Args:
-        slot: the slot that receives the replies.
-        publishing: the task that publishes the item; cancelled when a reply shows that the item has arrived.
-        deadline: for all replies.
-        opening: called with each ``done`` reply, to decrypt its sealed outputs.
-    """
-
-    def __init__(
-        self,
-        slot: ReplySlot,
-        publishing: asyncio.Task[None],
-        deadline: Deadline,
-        opening: Callable[[Done], object] = lambda _: None,
-    ) -> None:
-        self._slot = slot
-        self._publishing = publishing
-        self._deadline = deadline
-        self._opening = opening
-
-    async def next_response(self) -> Response:
-        """Return the next reply; may be cancelled, and called again.
-
-        Raises:
-            DeadlineExceeded: no reply came in time; ``silos`` names the silo.
-            BrokerRefused: no permission, or the broker's limits are below ours.
-            WireError: the item exceeds the limits.
-        """
-        item = self._slot.item
-        try:
-            async with asyncio.timeout(self._deadline.left()):
-                return await self._next()
-        except Unroutable:
-            return Dead(item.silo, item.session_id, item.stage, "unroutable")
-        except (TimeoutError, BrokerLost) as error:
-            why = f" ({error.what})" if isinstance(error, BrokerLost) else ""
-            raise DeadlineExceeded(
-                f"silo {item.silo!r} did not answer stage {item.stage} in time{why}",
-                silos=(item.silo,),
-                stage=item.stage,
-                session=item.session_id,
-                hint="see the silo's log, or allow more time",
-            ) from None
-
-    async def _next(self) -> Response:
-        """Return the next reply; a reply before the broker's confirmation proves that the item arrived."""
-        next_reply: asyncio.Future[Any] = self._slot.next
-        if not self._publishing.done():
-            await asyncio.wait((self._publishing, next_reply), return_when=asyncio.FIRST_COMPLETED)
-        if not next_reply.done() and not self._publishing.cancelled():
-            self._publishing.result()  # raises if publishing failed
-        await asyncio.wait((next_reply,))
-        self._publishing.cancel()
-        response = self._slot.take()
-        if isinstance(response, Done):
-            self._opening(response)
-        return response
 
 
 @dataclass(slots=True)

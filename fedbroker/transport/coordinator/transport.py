@@ -8,7 +8,8 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from typing import Final
 
 from fedbroker import tracing
@@ -24,7 +25,7 @@ from fedbroker.transport.amqp.connection import (
 )
 from fedbroker.transport.amqp.exceptions import Unroutable
 from fedbroker.transport.amqp.message import Delivery, Outgoing
-from fedbroker.transport.amqp.reconnecting import ReconnectingConnection
+from fedbroker.transport.amqp.reconnecting import ROUTE_TIMEOUT, ReconnectingConnection
 from fedbroker.transport.amqp.url import parse
 from fedbroker.transport.blobs.bulk import PREFETCH, BlobTransfer, receiver
 from fedbroker.transport.blobs.store import BlobStore
@@ -181,7 +182,9 @@ class CoordinatorTransport:
         Takes a bounded time and does not raise if the broker is gone.
         """
         self._router.close(BrokerLost("the connection was closed", hint="open another one"))
-        await asyncio.gather(self._control.close(self._leave_control), self._bulk.close(self._leave_bulk))
+        async with asyncio.TaskGroup() as closing:
+            closing.create_task(self._control.close(self._leave_control))
+            closing.create_task(self._bulk.close(self._leave_bulk))
         self.results.close()
 
     @property
@@ -241,15 +244,22 @@ class CoordinatorTransport:
             expiration=min(left - min(GRACE, EXPIRY_MARGIN * left), left if unread is None else unread.left()),
         )
         reply_deadline = Deadline.after(left + GRACE)
-        with self._router.replies_to(item, message_id) as slot, ExitStack() as opened:
-            publishing = asyncio.create_task(self._publish(message, reply_deadline))
+        publishing = asyncio.create_task(self._publish(message, reply_deadline))
+        with ExitStack() as decrypting:
+            request = PendingRequest(
+                item,
+                message_id,
+                publishing,
+                reply_deadline,
+                lambda done: decrypting.enter_context(
+                    self._envelopes.opening(
+                        done, self.results, reply_deadline, partial(self._forged, done.silo, done.session_id)
+                    )
+                ),
+            )
             try:
-                yield PendingRequest(
-                    slot,
-                    publishing,
-                    reply_deadline,
-                    lambda done: opened.enter_context(self._opening(done, reply_deadline)),
-                )
+                with self._router.registered(request):
+                    yield request
             finally:
                 publishing.cancel()
                 await asyncio.gather(publishing, return_exceptions=True)
@@ -273,7 +283,7 @@ class CoordinatorTransport:
 
     async def _publish(self, item: Outgoing, deadline: Deadline) -> None:
         try:
-            await self._control.publish_routed(item, deadline)
+            await self._control.publish(item, deadline, route_timeout=ROUTE_TIMEOUT)
         except Unroutable:
             self.dead["unroutable"] += 1
             raise
@@ -306,11 +316,6 @@ class CoordinatorTransport:
     async def _leave_bulk(self, connection: Connection) -> None:
         if self._results is not None:
             await connection.delete(self._results)
-
-    def _opening(self, done: Done, deadline: Deadline) -> AbstractContextManager[None]:
-        return self._envelopes.opening(
-            done, self.results, deadline, lambda why: self._forged(done.silo, done.session_id, why)
-        )
 
     async def _on_callback(self, delivery: Delivery) -> None:
         """Handle a reply or a dead-lettered work item of ours, and settle the request that waits for it."""

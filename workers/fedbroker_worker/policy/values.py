@@ -55,7 +55,7 @@ def parts(value: Buffer) -> Iterator[Part]:
         if kind == "computation":
             yield "computation", content
         elif kind == "sequence":
-            yield "graph", _graph(content)
+            yield "graph", _only(content, SEQUENCE_GRAPH, ignored=SEQUENCE_TYPE)
 
 
 def holds_client_values(value: Buffer) -> bool:
@@ -100,8 +100,8 @@ def _layout(value: memoryview, seen: list[int], depth: int) -> Layout:
         raise Unreadable("a value in it is nested too deeply, too wide, or laid out in an unknown way")
     number, content = found[0]
     if number == STRUCT:
-        elements = [_layout(_element(element), seen, depth + 1) for element in _all(content, ELEMENT)]
-        return Layout("struct", content, tuple(elements))
+        values = [_only(element, ELEMENT_VALUE, ignored=ELEMENT_NAME) for element in _all(content, ELEMENT)]
+        return Layout("struct", content, tuple([_layout(value, seen, depth + 1) for value in values]))
     if number != FEDERATED:
         return Layout(_NAMES.get(number, ""), content)
     members = _all(content, MEMBER, ignored=FEDERATED_TYPE)
@@ -148,20 +148,14 @@ def _leaves(value: Buffer, *, into: bool = True) -> Iterator[tuple[str, memoryvi
             raise Unreadable("a value in it is laid out in an unknown way")
         number, content = found[0]
         if number == STRUCT:
-            pending += [(_element(element), depth + 1) for element in _all(content, ELEMENT)]
+            values = [_only(element, ELEMENT_VALUE, ignored=ELEMENT_NAME) for element in _all(content, ELEMENT)]
+            pending += [(value, depth + 1) for value in values]
         elif number == FEDERATED and into:
             pending += [(member, depth + 1) for member in _all(content, MEMBER, ignored=FEDERATED_TYPE)]
         elif number in _NAMES:
             yield _NAMES[number], content
         else:
             raise Unreadable("a value in it is of an unknown kind")
-
-
-def _element(element: memoryview) -> memoryview:
-    found = list(_all(element, ELEMENT_VALUE, ignored=ELEMENT_NAME))
-    if len(found) != 1:
-        raise Unreadable("a struct in it is laid out in an unknown way")
-    return found[0]
 
 
 def _all(message: memoryview, field: int, *, ignored: int | None = None) -> list[memoryview]:
@@ -172,10 +166,11 @@ def _all(message: memoryview, field: int, *, ignored: int | None = None) -> list
     return [content for number, content in found if number == field]
 
 
-def _graph(sequence: memoryview) -> memoryview:
-    found = _all(sequence, SEQUENCE_GRAPH, ignored=SEQUENCE_TYPE)
+def _only(message: memoryview, field: int, *, ignored: int) -> memoryview:
+    """Return the content of a field that a message has exactly once; raise Unreadable for any other field."""
+    found = _all(message, field, ignored=ignored)
     if len(found) != 1:
-        raise Unreadable("a sequence in it is laid out in an unknown way")
+        raise Unreadable("a struct or sequence in it is laid out in an unknown way")
     return found[0]
 
 
