@@ -278,7 +278,7 @@ async def test_results_lost_with_a_connection_are_detected_soon(
     broker: PrivateBroker, cohort: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wait long for slow transfers, but not for impossible ones."""
-    monkeypatch.setattr("fedbroker.transport.blobs.store.PATIENCE_AFTER_A_CUT", 0.3)
+    monkeypatch.setattr("fedbroker.transport.blobs.store.PATIENCE_AFTER_LOSS", 0.3)
     async with coordinator_transport(broker.url, cohort) as coordinator, queue_admin(broker.url) as look:
         getting = asyncio.create_task(coordinator.transport.results.get("d", Deadline.after(30), 30.0))
         await asyncio.sleep(0)

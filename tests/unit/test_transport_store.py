@@ -97,11 +97,11 @@ async def test_blob_without_progress_is_missing() -> None:
 
 
 async def test_readers_wait_briefly_after_a_lost_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedbroker.transport.blobs.store.PATIENCE_AFTER_A_CUT", 0.1)
+    monkeypatch.setattr("fedbroker.transport.blobs.store.PATIENCE_AFTER_LOSS", 0.1)
     store = BlobStore()
     waiting = asyncio.create_task(store.get("d", Deadline.after(SOON), SOON))
     await asyncio.sleep(0)
-    store.cut()
+    store.connection_lost()
     with pytest.raises(Missing, match=r"nothing came for 0\.1 s"):
         await waiting
     with pytest.raises(Missing, match=r"nothing came for 0\.1 s"):  # it may have been in transit then

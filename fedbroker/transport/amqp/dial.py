@@ -36,7 +36,7 @@ HOST_TIMEOUT: Final = 5.0
 """Seconds for one of several hosts to accept the connection, before the next host is tried."""
 
 CLOSE_TIMEOUT: Final = 2.0
-"""Seconds for closing a connection in an orderly way, before it is cut."""
+"""Seconds for closing a connection in an orderly way, before it is cut: the broker may be gone."""
 
 MAX_CAUSES: Final = 8
 """Errors followed along ``__cause__`` and ``__context__``; the chain may be a cycle."""

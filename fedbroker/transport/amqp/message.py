@@ -28,7 +28,7 @@ __all__ = ["LONGEST_TABLE", "Delivery", "Outgoing", "install_tolerant_decoders"]
 _log = get_logger(__name__)
 
 ACK_TIMEOUT: Final = 15.0
-"""Seconds for writing an acknowledgement to the socket."""
+"""Seconds for writing an acknowledgement: beyond that, the socket is blocked and its connection about to end."""
 
 MAX_SHORT_STRING: Final = 255
 """Maximum bytes of a routing key or a string property: AMQP encodes them as short strings."""

@@ -28,28 +28,28 @@ MAX_DELAY: Final = 10.0
 ROUTE_TIMEOUT: Final = 15.0
 """Seconds for which a message may match no queue: its consumer redeclares a queue that the broker lost."""
 ROUTE_PAUSE: Final = 0.25
-"""Seconds between two attempts to publish while the queue is missing or does not accept messages."""
+"""Seconds between two attempts to publish while the queue is missing: a consumer needs longer to redeclare it."""
 REPLY_CONFIRM_TIMEOUT: Final = 5.0
-"""Seconds without a confirmation after which a reply is published again."""
+"""Seconds without a confirmation after which a reply is published again: a live broker needs a fraction of one."""
 MIN_RATE: Final = 100_000
 """Bytes per second: a slower connection publishes a large reply more than once, before it can be confirmed."""
 TRANSIENT_CONFIRM_TIMEOUT: Final = 30.0
-"""Seconds without a confirmation after which a transient message is abandoned."""
+"""Seconds without a confirmation after which a transient message is abandoned: the node of its queue may be down."""
 
 STABLE_AFTER: Final = 5.0
 """Seconds after which a connection counts as stable: the delays start again from the first one at its next loss."""
 DIAL_TIMEOUT: Final = 30.0
-"""Seconds for one attempt to connect and set up."""
+"""Seconds for one attempt to connect and set up: ample for TLS over a slow line, and a hung one is repeated."""
 FAREWELL_TIMEOUT: Final = 2.0
-"""Seconds for the farewell of ``ReconnectingConnection.close``."""
+"""Seconds for the farewell of ``ReconnectingConnection.close``: an exit must not wait for a broker."""
 RETURN_TIMEOUT: Final = 0.5
-"""Seconds that a farewell waits for the return of a connection that has just been lost."""
+"""Seconds that a farewell waits for a connection that has just been lost: the first attempt restores most."""
 SETUP_RETRY_TIMEOUT: Final = 5.0
 """Seconds of retries while the broker drops us during the setup, as when a cluster has just lost a node."""
 MAX_START_DELAY: Final = 2.0
-"""Maximum seconds between two attempts while we wait for a broker to start listening."""
+"""Maximum seconds between two attempts while a broker does not listen yet: its users wait for it."""
 NAME_LINGER: Final = 2.0
-"""Seconds during which a killed process may still hold its name."""
+"""Seconds during which a killed process may still hold its name, until the broker notices its closed sockets."""
 
 
 def delays(spread: float = FIRST_DELAY) -> Iterator[float]:

@@ -19,7 +19,7 @@ from fedbroker.transport.amqp.proxy import Proxy, parse_proxy, proxy_from_enviro
 __all__ = ["Address", "Endpoint", "is_loopback", "parse", "with_proxy"]
 
 HEARTBEAT: Final = 15
-"""Seconds between AMQP heartbeats, unless the URL sets another value."""
+"""Seconds between AMQP heartbeats, unless the URL sets another value: a cut cable is noticed within half a minute."""
 
 _EXAMPLE: Final = "write it like amqps://user:password@broker.example/vhost"
 _PARTS: Final = re.compile(

@@ -25,13 +25,13 @@ __all__ = ["PREFETCH", "WINDOW", "BlobStore", "BlobTransfer", "receiver"]
 _log = get_logger(__name__)
 
 WINDOW: Final = 8
-"""Maximum number of chunks sent to the broker and not confirmed yet."""
+"""Maximum number of chunks sent and not confirmed yet: enough to hide a round trip, and all are in memory."""
 PREFETCH: Final = 2 * WINDOW
-"""Maximum number of chunks delivered by the broker and not acknowledged yet."""
+"""Maximum number of chunks delivered and not acknowledged yet: two windows, so that a sender never waits for us."""
 GRACE: Final = 0.1
 """Seconds beyond the deadline: an error raised by a chunk at the deadline tells more than our own timeout."""
 MAX_EXPIRATION: Final = 600.0
-"""Maximum seconds that a chunk stays at the broker before it expires."""
+"""Maximum seconds that a chunk stays at the broker: a reader that is away for longer requests its blob again."""
 
 
 class BlobTransfer:

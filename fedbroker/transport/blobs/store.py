@@ -24,14 +24,14 @@ _log = get_logger(__name__)
 
 CAPACITY: Final = 512 * 1024 * 1024
 """Default bytes of complete blobs to keep: a computation or value in the store need not be sent again."""
-PATIENCE_AFTER_A_CUT: Final = 5.0
+PATIENCE_AFTER_LOSS: Final = 5.0
 """Seconds to wait for blobs that were in flight on a lost connection: after that they count as lost."""
 SWEEP: Final = 5.0
-"""Seconds between two sweeps for blobs that can be dropped."""
+"""Seconds between two sweeps for blobs that can be dropped: a fraction of any time that they may linger."""
 
 
 @dataclass(slots=True)
-class _Kept:
+class _Blob:
     content: memoryview
     used: float
 
@@ -54,13 +54,13 @@ class BlobStore:
         self._capacity = capacity
         self._linger = linger
         self._assembler = Assembler(limits)
-        self._kept: OrderedDict[Digest, _Kept] = OrderedDict()
+        self._blobs: OrderedDict[Digest, _Blob] = OrderedDict()
         self._bytes = 0
         self._pins: Counter[Digest] = Counter()
         self._shared: set[Digest] = set()  # no longer needed by one caller, while others waited for the same blob
         self._damaged: dict[Digest, str] = {}
         self._progress = 0.0
-        self._cut = -math.inf
+        self._lost_at = -math.inf
         self._changed = asyncio.Event()
         self._sweeping: asyncio.TimerHandle | None = None
         self._closed = False
@@ -77,7 +77,7 @@ class BlobStore:
 
     def __contains__(self, digest: object) -> bool:
         """Return whether the store holds the complete blob."""
-        return digest in self._kept
+        return digest in self._blobs
 
     def put(self, data: Buffer) -> Digest:
         """Keep a copy of a complete blob and return its digest."""
@@ -92,7 +92,7 @@ class BlobStore:
         self.discard(digest)
         self._assembler.drop(digest)
         self._damaged.pop(digest, None)
-        self._kept[digest] = _Kept(content, asyncio.get_running_loop().time())
+        self._blobs[digest] = _Blob(content, asyncio.get_running_loop().time())
         self._bytes += len(content)
         self._evict()
         self._schedule()
@@ -106,25 +106,25 @@ class BlobStore:
         """
         now = asyncio.get_running_loop().time()
         self._progress = now
-        kept = self._kept.get(chunk.digest)
-        if kept is not None:
-            kept.used = now
-            self._kept.move_to_end(chunk.digest)
+        blob = self._blobs.get(chunk.digest)
+        if blob is not None:
+            blob.used = now
+            self._blobs.move_to_end(chunk.digest)
             return
         try:
-            whole = self._assembler.add(chunk, data, now)
+            content = self._assembler.add(chunk, data, now)
         except WireError as error:
             self.refuse(chunk.digest, error.what)
             raise
         self._damaged.pop(chunk.digest, None)
         self._schedule()
-        if whole is not None:
-            self.keep(chunk.digest, whole)
+        if content is not None:
+            self.keep(chunk.digest, content)
 
     def refuse(self, digest: Digest, why: str) -> None:
         """Drop the received chunks of an invalid blob; callers that wait for it get ``Missing``."""
         self._assembler.drop(digest)
-        if digest in self._pins and digest not in self._kept:
+        if digest in self._pins and digest not in self._blobs:
             self._damaged[digest] = why
             self._changed.set()
 
@@ -143,31 +143,31 @@ class BlobStore:
         loop = asyncio.get_running_loop()
         started = loop.time()
         with self.pinned([digest]):
-            while (kept := self._kept.get(digest)) is None:
+            while (blob := self._blobs.get(digest)) is None:
                 if self._closed or digest in self._damaged:
                     raise Missing(digest, self._damaged.get(digest, "the connection was closed"))
                 if deadline.passed():
                     raise DeadlineExceeded(f"blob {digest} did not arrive in time")
                 allowed = self._allowed(patience, started)
-                left = max(started, self._progress, self._cut) + allowed - loop.time()
+                left = max(started, self._progress, self._lost_at) + allowed - loop.time()
                 if left <= 0:
                     raise Missing(digest, f"nothing came for {seconds_text(allowed)}")
                 await self._wait(min(left, deadline.left()))
-            kept.used = loop.time()
-            self._kept.move_to_end(digest)
-            return kept.content
+            blob.used = loop.time()
+            self._blobs.move_to_end(digest)
+            return blob.content
 
-    def cut(self) -> None:
+    def connection_lost(self) -> None:
         """Note a loss of the connection: blobs in flight count as lost unless they arrive again soon."""
-        self._cut = asyncio.get_running_loop().time()
+        self._lost_at = asyncio.get_running_loop().time()
         self._changed.set()
 
     def discard(self, digest: Digest) -> None:
         """Drop a blob if the store holds it."""
         self._shared.discard(digest)
-        kept = self._kept.pop(digest, None)
-        if kept is not None:
-            self._bytes -= len(kept.content)
+        blob = self._blobs.pop(digest, None)
+        if blob is not None:
+            self._bytes -= len(blob.content)
 
     def spent(self, digest: Digest) -> None:
         """Drop a blob that its caller does not need again.
@@ -185,12 +185,12 @@ class BlobStore:
     @contextmanager
     def pinned(self, digests: Iterable[Digest]) -> Generator[None]:
         """Protect blobs from eviction within the block, also blobs that arrive during it."""
-        mine = list(digests)
-        self._pins.update(mine)
+        pinned = list(digests)
+        self._pins.update(pinned)
         try:
             yield
         finally:
-            for digest in mine:
+            for digest in pinned:
                 self._pins[digest] -= 1
                 if self._pins[digest] == 0:
                     del self._pins[digest]
@@ -200,7 +200,7 @@ class BlobStore:
     def close(self) -> None:
         """Drop all blobs; waiting callers get ``Missing``."""
         self._closed = True
-        self._kept.clear()
+        self._blobs.clear()
         self._bytes = 0
         if self._sweeping is not None:
             self._sweeping.cancel()
@@ -209,11 +209,11 @@ class BlobStore:
 
     def _allowed(self, patience: float, started: float) -> float:
         """Return the patience, shortened if the connection was lost shortly before the wait began, or during it."""
-        return min(patience, PATIENCE_AFTER_A_CUT) if self._cut >= started - patience else patience
+        return min(patience, PATIENCE_AFTER_LOSS) if self._lost_at >= started - patience else patience
 
     def _evict(self) -> None:
         """Evict blobs until the bound holds: least recently used first, never the newest and never a pinned one."""
-        for digest in list(self._kept)[:-1]:
+        for digest in list(self._blobs)[:-1]:
             if self._bytes <= self._capacity:
                 return
             if digest not in self._pins:
@@ -230,8 +230,8 @@ class BlobStore:
 
     def _schedule(self) -> None:
         """Schedule the next sweep if any blob can become stale."""
-        useless_one_day = len(self._assembler) > 0 or (self._linger is not None and len(self._kept) > 0)
-        if self._sweeping is None and useless_one_day and not self._closed:
+        may_become_stale = len(self._assembler) > 0 or (self._linger is not None and len(self._blobs) > 0)
+        if self._sweeping is None and may_become_stale and not self._closed:
             self._sweeping = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
 
     def _sweep(self) -> None:
@@ -241,7 +241,7 @@ class BlobStore:
             _log.warning("blob_abandoned", digest=digest)
         if self._linger is not None:
             before = now - self._linger
-            old = [digest for digest, kept in self._kept.items() if kept.used <= before and digest not in self._pins]
-            for digest in old:
+            stale = [digest for digest, blob in self._blobs.items() if blob.used <= before and digest not in self._pins]
+            for digest in stale:
                 self.discard(digest)
         self._schedule()

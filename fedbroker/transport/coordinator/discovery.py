@@ -26,7 +26,7 @@ LobbyMessage: TypeAlias = Announce | Leave
 PREFETCH: Final = 64
 """Announcements in flight from the broker; each is small and handled at once."""
 CONFIRM_TIMEOUT: Final = 1.0
-"""Seconds for a silo whose announcement was found in the lobby to announce itself again."""
+"""Seconds for a silo found in the lobby to announce itself again: a running one needs one round trip."""
 
 
 class LobbyListener:

@@ -72,9 +72,9 @@ GRACE: Final = 0.25
 EXPIRY_MARGIN: Final = 0.1
 """Share of its time, up to ``GRACE`` seconds, by which a work item expires at the broker before its deadline."""
 NOTICE_TIMEOUT: Final = 5.0
-"""Seconds to publish a notice, which is sent at best effort."""
+"""Seconds to publish a notice: it is sent at best effort, and must not hold up the end of a session."""
 RESULTS_LINGER: Final = 15.0
-"""Seconds for which an output is kept after its last use."""
+"""Seconds for which an output is kept after its last use: a duplicate of the reply may still name it."""
 
 
 class CoordinatorTransport:
@@ -305,7 +305,7 @@ class CoordinatorTransport:
             connection, topology.results_queue(self.coordinator_id), self._results
         )
         if reconnected:
-            self.results.cut()
+            self.results.connection_lost()
         on_chunk = receiver(self.results, self._limits, refused=self._on_bad_chunk)
         await connection.consume(self._results, on_chunk, prefetch=PREFETCH)
 

@@ -29,7 +29,7 @@ __all__ = ["Announcer"]
 _log = get_logger(__name__)
 
 LEAVE_TIMEOUT: Final = 1.0
-"""Seconds to publish the message that the silo leaves."""
+"""Seconds to publish the message that the silo leaves: an exit must not wait for a broker."""
 
 BACK_OFF: Final = 1.5
 """Factor between two intervals: a lobby that no coordinator reads sees fewer and fewer announcements."""

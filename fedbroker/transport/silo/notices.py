@@ -100,7 +100,7 @@ class NoticeQueue:
 CHECK_INTERVAL: Final = 1.0
 """Seconds between two checks, each of which costs the broker one passive declaration."""
 REPLY_TIMEOUT: Final = 10.0
-"""Seconds for the broker to answer."""
+"""Seconds for the broker to answer: after that, another of its hosts may be tried."""
 
 
 async def until_free(url: str, cohort: str, silo: str) -> None:

@@ -57,7 +57,7 @@ _log = get_logger(__name__)
 WORK_PREFETCH: Final = 16
 """Default maximum number of work items in progress: a silo rarely serves more sessions at a time."""
 SPREAD: Final = 3.0
-"""Seconds over which the silos spread their reconnections after the broker was away."""
+"""Seconds over which silos spread their reconnections, because all of them lose a broker at the same moment."""
 
 
 class SiloTransport:
@@ -355,7 +355,7 @@ class SiloTransport:
             await connection.consume(queue, on_chunk, prefetch=PREFETCH, exclusive=True)
         except Locked:
             raise NameTaken(self._cohort, self._silo) from None
-        self.blobs.cut()  # chunks sent before the queue was set up are lost
+        self.blobs.connection_lost()  # chunks sent before the queue was set up are lost
 
     def _on_bad_chunk(self, _key: str, reason: str) -> None:
         if self._envelopes.is_signed:

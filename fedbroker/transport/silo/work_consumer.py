@@ -79,14 +79,14 @@ class ForgeryReports:
 
 
 COPY_TIMEOUT: Final = 30.0
-"""Seconds for the broker to confirm a copy of a work item."""
+"""Seconds for the broker to confirm a copy of a work item: without it, the delivery at hand is kept."""
 MAX_AWAITING_COPY: Final = 4096
 """Maximum number of outstanding copies that are remembered; the oldest are forgotten."""
 NEGLIGIBLE: Final = 0.1
 """Seconds: a shorter wait does not change the time that is left for a work item."""
 
 COPY_WAIT: Final = 10.0
-"""Seconds to wait for an outstanding copy when the work is done."""
+"""Seconds to wait for an outstanding copy when the work is done: in a short queue, it arrives at once."""
 
 MAX_REDELIVERIES: Final = 3
 """Maximum number of redeliveries of a work item; the queue's own limit restarts its count with each copy."""
