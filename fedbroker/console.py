@@ -8,7 +8,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from typing import NoReturn, cast
+from typing import TYPE_CHECKING, NoReturn, cast
 
 from fedbroker.errors import (
     BrokerError,
@@ -19,6 +19,9 @@ from fedbroker.errors import (
     UsageError,
 )
 from fedbroker.text import printable, without_secrets
+
+if TYPE_CHECKING:
+    from cyclopts import MissingArgumentError
 
 __all__ = ["exit_code", "one_line", "run"]
 
@@ -100,9 +103,10 @@ def _usage(error: Exception) -> Exception:
     if (cyclopts := sys.modules.get("cyclopts")) is None or not isinstance(error, cyclopts.CycloptsError):
         return error
     usage = UsageError(str(error).rstrip(". \n"), hint="see --help")
-    if isinstance(error, cyclopts.MissingArgumentError) and (argument := error.argument) is not None:
-        variables = list(argument.parameter.env_var or ())
-        if variables:
+    if isinstance(error, cyclopts.MissingArgumentError):
+        argument = cast("MissingArgumentError", error).argument
+        variables = argument.parameter.env_var if argument is not None else None
+        if argument is not None and variables:
             usage = UsageError(f"{argument.name} is missing", hint=f"give it, or set {' or '.join(variables)}")
     usage.__cause__ = error
     return usage
