@@ -104,7 +104,6 @@ class FedbrokerError(Exception):
 
 def _restored(kind: type[FedbrokerError], args: tuple[object, ...], fields: dict[str, object]) -> FedbrokerError:
     error = kind.__new__(kind, *args)
-    error.args = args
     error.__dict__.update(fields)
     return error
 
@@ -290,7 +289,7 @@ class DataError(SiloError):
         column: the column, or None if the source as a whole does not match.
         expected: what the computation needs.
         found: what the silo has.
-        others: the errors of further columns and silos, which the line names, too.
+        others: the errors of further columns and silos, which the line names too.
     """
 
     code = "FB4002"
@@ -305,20 +304,6 @@ class DataError(SiloError):
         self.column = column
         self.expected = expected
         self.found = found
-
-    @classmethod
-    def joined(cls, errors: Sequence[DataError]) -> DataError:
-        """Return one error for several; its fields are those of the first, its line names all of them."""
-        first, *others = errors
-        if others:
-            silos: dict[str, list[str]] = {}
-            for error in errors:
-                silos.setdefault(error.cause, []).append(repr(error.silo))
-            first.others = tuple(others)
-            first.what = "; ".join(
-                f"silo{'s' * (len(names) > 1)} {', '.join(names)} failed: {cause}" for cause, names in silos.items()
-            )
-        return first
 
 
 class PolicyRefusal(SiloError):

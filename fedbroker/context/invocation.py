@@ -15,7 +15,7 @@ from fedbroker.context.selection import Requirements, requirements_of
 from fedbroker.context.server_stages import ServerSide
 from fedbroker.context.settings import Settings
 from fedbroker.context.values.arguments import Argument, ClientValues, SharedValue, client_count, read_arguments
-from fedbroker.context.values.binding import bind_type, check_source
+from fedbroker.context.values.binding import bind_type, check_source, combined_error
 from fedbroker.context.values.codec import assemble, serialize
 from fedbroker.context.values.data import SiloData
 from fedbroker.context.values.ops import BoundData, StageOps, output_count, parts_of
@@ -337,7 +337,7 @@ def _bind(plan: Plan, arguments: Mapping[str, Argument], members: Sequence[Membe
                     errors += [error, *error.others]
             bound[slot.name] = BoundData(handle, binding, columns)
     if errors:
-        raise DataError.joined(errors)
+        raise combined_error(errors)
     return bound
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow_federated as tff
 
-from fedbroker.context.values.binding import bind_type, check_source
+from fedbroker.context.values.binding import bind_type, check_source, combined_error
 from fedbroker.context.values.data import data
 from fedbroker.errors import DataError, UsageError
 from fedbroker.wire.messages import Column, Source
@@ -83,7 +83,7 @@ def test_error_names_each_column_that_does_not_fit():
 
 def test_error_groups_the_silos_of_one_cause():
     errors = [DataError(silo, "flights", column="x", expected="int32", found="str") for silo in ("ewr", "jfk")]
-    assert DataError.joined(errors).what == (
+    assert combined_error(errors).what == (
         "silos 'ewr', 'jfk' failed: column 'x' of source 'flights': expected int32, found str"
     )
 

@@ -22,7 +22,7 @@ from fedbroker.plan.model import serialize_computation
 from fedbroker.text import printable
 from fedbroker.wire.messages import Column, Source
 
-__all__ = ["Binding", "bind_type", "check_source"]
+__all__ = ["Binding", "bind_type", "check_source", "combined_error"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +138,22 @@ def check_source(
             fits = column is None or _fits(column.shape, leaf.row)
             columns.append((leaf.column, leaf.dtype if fits else leaf.dtype + _sizes(leaf.row)))
     if errors:
-        raise DataError.joined(errors)
+        raise combined_error(errors)
     return tuple(columns)
+
+
+def combined_error(errors: Sequence[DataError]) -> DataError:
+    """Return the first error with the line of all; silos with the same cause are named together."""
+    first, *others = errors
+    if others:
+        silos: dict[str, list[str]] = {}
+        for error in errors:
+            silos.setdefault(error.cause, []).append(repr(error.silo))
+        first.others = tuple(others)
+        first.what = "; ".join(
+            f"silo{'s' * (len(names) > 1)} {', '.join(names)} failed: {cause}" for cause, names in silos.items()
+        )
+    return first
 
 
 def _column(source: Source, leaf: Leaf, index: int) -> Column | None:
