@@ -229,7 +229,7 @@ def test_mismatched_data_is_refused_before_work_is_sent(silos, context, comp_typ
 
     async def scenario():
         async with message_counter(silos.url, "fedbroker.work") as messages:
-            with pytest.raises(DataError, match="silo 'ewr' failed") as caught:
+            with pytest.raises(DataError, match="silos 'ewr', 'jfk' failed") as caught:
                 await asyncio.to_thread(context.invoke, count, pack_arguments(count, (handle,)))
             assert message in str(caught.value)
             return await messages()
