@@ -215,14 +215,16 @@ class CohortTimeout(CohortError):
         seconds: float,
         *,
         data: str = "",
+        ignored: Sequence[FedbrokerError] = (),
     ) -> None:
-        names = ", ".join(present) or "none"
         gone = f"; gone: {', '.join(missing)}" if missing else ""
         which = f" with data {data!r}" if data else ""
+        why = f"; {count_text(len(ignored), 'silo')} ignored: {ignored[0].what}" if ignored else ""
+        start = f"start more silos (`fedbroker-silo run`), or {'select fewer' if data else 'lower min_silos'}"
         super().__init__(
             f"cohort {cohort!r} has {len(present)} of {count_text(wanted, 'silo')}{which} "
-            f"after {seconds_text(seconds)} (present: {names}{gone})",
-            hint=f"start more silos (`fedbroker-silo run`), or {'select fewer' if data else 'lower min_silos'}",
+            f"after {seconds_text(seconds)} (present: {', '.join(present) or 'none'}{gone}{why})",
+            hint=ignored[0].hint if ignored else start,
         )
         self.cohort = cohort
         self.wanted = wanted
@@ -316,14 +318,7 @@ class PolicyRefusal(SiloError):
     code = "FB4003"
 
     def __init__(
-        self,
-        silo: str,
-        rule: str,
-        cause: str,
-        *,
-        stage: int | None = None,
-        session: str | None = None,
-        hint: str = "",
+        self, silo: str, rule: str, cause: str, *, stage: int | None = None, session: str | None = None, hint: str = ""
     ) -> None:
         super().__init__(silo, cause, stage=stage, session=session, hint=hint)
         where = f" client stage {stage}" if stage is not None else ""

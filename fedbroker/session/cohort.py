@@ -256,7 +256,9 @@ class CoordinatorCohort:
         if pool is not None and len(present) >= min_silos:
             present = tuple(member for member in present if pool.includes(member))
             needed, data = pool.at_least, pool.data
-        return CohortTimeout(self.name, needed, [member.name for member in present], missing, seconds, data=data)
+        names = [member.name for member in present]
+        ignored = [error for silo, error in self._transport.ignored.items() if silo not in names]
+        return CohortTimeout(self.name, needed, names, missing, seconds, data=data, ignored=ignored)
 
     def _on_announce(self, message: Announce) -> None:
         if not self._roster.knows(message) and not self._admitted(message):

@@ -174,6 +174,7 @@ def open_envelope(
 
 
 _BOTH: Final = "give both sides their keys ([security] at the silo, keys= at the coordinator)"
+_NO_KEYS: Final = "give this side its keys: FEDBROKER_KEYS or keys= of a program, [security] of a silo"
 _KEYS: Final = "give this side the other's public key, as `fedbroker admin enroll` does"
 _BETWEEN: Final = "find out who changes messages at the broker, or on the way to it"
 
@@ -243,9 +244,7 @@ class Authenticator:
         """
         if self.keys is None:
             if sender_of(data) is not None:
-                raise Forged(
-                    "a message is signed, but this side has no keys", hint="give keys to both sides, or to neither"
-                )
+                raise Forged("a message is signed, but this side has no keys", hint=_NO_KEYS)
             return None
         opened = open_envelope(data, context, self.keys.own, lambda key: self._known(key, context.silo))
         if sealed and self.seals and not opened.sealed:

@@ -9,6 +9,7 @@ from typing import Final, TypeAlias
 from fedbroker.deadline import Deadline
 from fedbroker.errors import Forged, WireError
 from fedbroker.log import get_logger
+from fedbroker.lru import LruMap
 from fedbroker.transport.amqp.connection import Connection, declare_with_failover
 from fedbroker.transport.amqp.message import Delivery
 from fedbroker.transport.signed_messages import CoordinatorEnvelopes
@@ -27,6 +28,9 @@ PREFETCH: Final = 64
 """Announcements in flight from the broker; each is small and handled at once."""
 CONFIRM_TIMEOUT: Final = 1.0
 """Seconds for a silo found in the lobby to announce itself again: a running one needs one round trip."""
+
+MAX_IGNORED: Final = 64
+"""Silos whose unverified announcements are remembered for an error: more would not fit its line."""
 
 
 class LobbyListener:
@@ -123,6 +127,9 @@ class SiloDiscovery:
         on_announce: called for each announcement.
         on_leave: called for each departure.
         on_forged: called with a silo's name, an empty session id and a reason, for each forged announcement.
+
+    Attributes:
+        ignored: why a silo's latest announcement could not be verified, by the silo's name.
     """
 
     def __init__(
@@ -142,6 +149,7 @@ class SiloDiscovery:
         self._on_leave = on_leave
         self._envelopes = envelopes
         self._on_forged = on_forged
+        self.ignored: LruMap[str, Forged] = LruMap(MAX_IGNORED)
         self._queue: Queue | None = None  # under the name that it had the last time
         self._listener = LobbyListener(self._read_delivery, self._on_message, limits.max_lobby_entries)
 
@@ -178,9 +186,16 @@ class SiloDiscovery:
             if key is not None and key != silo_key(message.cohort, message.silo):
                 raise WireError(f"a message of {message.silo!r} under the routing key {key!r}")
         except Forged as error:
-            self._on_forged((key or "").rpartition(".")[2], "", error.what)
+            silo = (key or "").rpartition(".")[2]
+            if silo:
+                self.ignored[silo] = error
+            if self._envelopes.is_signed:
+                self._on_forged(silo, "", error.what)
+            else:  # without keys nothing can be verified: a signed announcement is no attack
+                _log.warning("announcement_ignored", silo=silo, reason=error.what)
             return None
         except WireError as error:
             _log.warning("message_dropped", at="lobby", reason=error.what)
             return None
+        self.ignored.pop(message.silo, None)
         return message

@@ -153,6 +153,11 @@ class CoordinatorTransport:
         """Number of replies and dead letters that no request waited for."""
         return self._router.late
 
+    @property
+    def ignored(self) -> Mapping[str, Forged]:
+        """Why a silo's latest announcement could not be verified, by the silo's name."""
+        return self._discovery.ignored
+
     async def open(self, deadline: Deadline, patience: float = 0.0) -> None:
         """Connect, declare, and find the silos that wait in the lobby.
 
