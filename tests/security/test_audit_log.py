@@ -61,7 +61,7 @@ async def test_work_is_logged_before_its_data_are_read(scene, tmp_path) -> None:
     await eventually(lambda: read_count(tmp_path) == 1)
     (line,) = audit(tmp_path)
     assert (line["outcome"], line["session"]) == ("begun", item.session_id)
-    assert line["sources"] == [{"name": "gated", "columns": ["x"]}]
+    assert line["sources"] == [{"name": "gated", "columns": ["x"], "types": ["float32"]}]
     assert line["signed_by"]
     let_reads_return(tmp_path)
     await eventually(lambda: outcomes(tmp_path) == ["begun", "answered"])
@@ -79,7 +79,7 @@ async def test_work_of_a_session_ended_while_computing_is_logged(scene, tmp_path
     await eventually(lambda: outcomes(tmp_path) == ["begun", "cancelled"])
     ended = audit(tmp_path)[1]
     assert (ended["why"], ended["bytes_out"]) == ("its coordinator cancelled the session", 0)
-    assert ended["sources"] == [{"name": "gated", "columns": ["x"]}]
+    assert ended["sources"] == [{"name": "gated", "columns": ["x"], "types": ["float32"]}]
 
 
 async def test_timed_out_work_is_logged(scene, tmp_path) -> None:
@@ -198,7 +198,7 @@ async def test_work_of_a_killed_silo_is_logged(broker, cohort: str, tmp_path, mo
     shown = await asyncio.to_thread(subprocess.run, show, capture_output=True, text=True, timeout=60)
     assert shown.returncode == 0, shown.stderr
     (line,) = json.loads(shown.stdout)["unfinished"]
-    assert line["sources"] == [{"name": "gated", "columns": ["x"]}]
+    assert line["sources"] == [{"name": "gated", "columns": ["x"], "types": ["float32"]}]
 
 
 FILL = """
