@@ -75,7 +75,7 @@ def test_silo_page_installs_and_runs_a_silo(broker, cohort, tmp_path):
     assert not list((work / "silo-env").glob("lib/python*/site-packages/tensorflow/"))
     # With Python's slim image (some 130 MB) and compiled modules (some 40), the silo's image stays below 700.
     assert sum(path.lstat().st_size for path in (work / "silo-env").rglob("*") if not path.is_symlink()) < 540e6
-    (toml,) = blocks("docs/silo.md", "toml")
+    toml, _ = blocks("docs/silo.md", "toml")
     toml = toml.replace("amqp://localhost:5672/", broker.url).replace('"airports"', f'"{cohort}"')
     (work / "silo.toml").write_text(toml)
     (work / "flights.csv").write_text(FLIGHTS)

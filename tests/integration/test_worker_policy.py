@@ -114,7 +114,7 @@ async def test_audit_log_records_beginning_and_outcome_of_work(silo, tmp_path):
     assert "begun" not in second  # it read no data
     assert first["session"] == item.session_id
     assert first["coordinator"] == silo.transport.coordinator_id
-    assert first["sources"] == [{"name": "rows", "columns": ["x", "k"]}]
+    assert first["sources"] == [{"name": "rows", "columns": ["x", "k"], "types": ["float32", "int32"]}]
     assert len(first["computations"]) == 1
     assert (first["outcome"], first["rule"], first["bytes_out"]) == ("refused", "client_results", 0)
     assert (second["outcome"], second["outputs"]) == ("answered", [digest for digest, _ in done.outputs])

@@ -13,6 +13,7 @@ from fedbroker_worker.service import SiloService
 from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
 from fedbroker.transport import topology
+from fedbroker.transport.coordinator.requests import PendingRequest
 from fedbroker.wire import encode
 from fedbroker.wire.messages import Done
 from tests.support.attackers import Keyring, malicious_coordinator, malicious_silo, raw_client
@@ -30,11 +31,10 @@ async def test_valid_work_of_a_malicious_coordinator_runs(broker: PrivateBroker,
         client = attacker.client()
         await client.check()
         item = client.item(echo_ops())
-        with attacker.coordinator.transport._router.replies_to(item, "") as answers:
-            await attacker.send_work(item)
-            async with asyncio.timeout(10):
-                await asyncio.wait([answers.next])
-        assert isinstance(answers.take(), Done)
+        publishing = asyncio.create_task(attacker.send_work(item))
+        request = PendingRequest(item, "", publishing, Deadline.after(10))
+        with attacker.coordinator.transport._router.registered(request):
+            assert isinstance(await request.next_response(), Done)
 
 
 async def test_valid_reply_of_a_malicious_silo_is_accepted(broker: PrivateBroker, cohort: str) -> None:
