@@ -179,6 +179,9 @@ class RuntimeProcess:
             await _wait(_KILL_SECONDS, self._status.ended)
         self._status.close()
         self._output.close()
+        for pipe in (child.stdout, child.stderr):  # a start that was cancelled had not handed them over
+            if pipe is not None:
+                pipe.close()
         if supervisor.DIRECTORY in self._reports:
             supervisor.remove(self._reports[supervisor.DIRECTORY])
         # Its streams have ended, so it is a matter of milliseconds. Not in a thread: none can be started at interpreter

@@ -19,7 +19,7 @@ import fedbroker
 from fedbroker.errors import RuntimeUnavailable
 from fedbroker.runtime import Runtime
 from fedbroker.runtime.host import supervisor
-from fedbroker.runtime.process import host_process, installed_binary
+from fedbroker.runtime.process import RuntimeProcess, host_process, installed_binary
 from fedbroker.runtime.protos import array_pb2, data_type_pb2, executor_pb2
 from tests.support.shell_paths import SHELL_PATHS
 from tests.support.wait import wait_until
@@ -204,6 +204,23 @@ async def test_cancelled_start_leaves_no_process(base):
 
 
 @pytest.mark.alone
+@pytest.mark.parametrize("turns", range(6))
+async def test_start_cancelled_at_any_turn_closes_its_pipes(base, turns):
+    process = RuntimeProcess("namespace", installed_binary(), 1 << 30, lambda _: None, 20)
+    starting = asyncio.create_task(process.start())
+    async with asyncio.timeout(30):
+        while process.pid is None:  # noqa: ASYNC110 -- each turn of the loop counts
+            await asyncio.sleep(0)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+    child = process._child
+    assert child.poll() is not None
+    assert [pipe.closed for pipe in (child.stdin, child.stdout, child.stderr)] == [True] * 3
+
+
 async def test_close_ends_a_running_start(base):
     binary = base / "silent"
     binary.write_text("#!/bin/sh\nexec sleep 60\n")
