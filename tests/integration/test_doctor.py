@@ -16,11 +16,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from fedbroker.broker import PrivateBroker
-from fedbroker.broker.setup import free_ports
 from fedbroker.diagnostics import coordinator_role, examine, silo_role
 from fedbroker.diagnostics.finding import exit_code_of
-from tests.support.certificates import self_signed
 from tests.support.pages import blocks
+from tests.support.tls_broker import tls_broker
 from tests.support.transports import coordinator_transport, eventually, queue_admin, silo_transport
 from tests.support.worker import write_settings
 
@@ -262,18 +261,8 @@ async def test_every_host_is_checked(broker, cohort):
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory) -> Iterator[tuple[PrivateBroker, str]]:
     """Run a broker with a small message limit and TLS; return it and its TLS URL."""
-    certificate, key = self_signed(tmp_path_factory.mktemp("tls"), days=10)
-    (port,) = free_ports(1)
-    conf = {
-        "max_message_size": str(8 * MIB),
-        "listeners.ssl.1": f"127.0.0.1:{port}",
-        "ssl_options.cacertfile": str(certificate),
-        "ssl_options.certfile": str(certificate),
-        "ssl_options.keyfile": str(key),
-    }
-    with PrivateBroker(extra_conf=conf) as node:
-        secure = node.url.replace("amqp://", "amqps://").replace(f":{node.port}/", f":{port}/")
-        yield node, f"{secure}?cafile={certificate}"
+    with tls_broker(tmp_path_factory.mktemp("tls"), days=10, max_message_size=str(8 * MIB)) as (node, url, _):
+        yield node, url
 
 
 async def test_small_message_limit_is_reported(odd, cohort):

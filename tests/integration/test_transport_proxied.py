@@ -8,30 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from fedbroker.broker import PrivateBroker
-from fedbroker.broker.setup import free_ports
 from fedbroker.diagnostics import examine, silo_role
 from fedbroker.errors import BrokerUnreachable
 from fedbroker.transport.amqp.url import with_proxy
-from tests.support.certificates import self_signed
 from tests.support.connect_proxy import ConnectProxy
+from tests.support.tls_broker import tls_broker
 from tests.support.transports import coordinator_transport, eventually, silo_transport
 
 
 @pytest.fixture(scope="module")
 def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
     """Run a broker with TLS; return its TLS URL and port."""
-    certificate, key = self_signed(tmp_path_factory.mktemp("tls"), days=365)
-    (port,) = free_ports(1)
-    conf = {
-        "listeners.ssl.1": f"127.0.0.1:{port}",
-        "ssl_options.cacertfile": str(certificate),
-        "ssl_options.certfile": str(certificate),
-        "ssl_options.keyfile": str(key),
-    }
-    with PrivateBroker(extra_conf=conf) as node:
-        url = node.url.replace("amqp://", "amqps://").replace(f":{node.port}/", f":{port}/")
-        yield f"{url}?cafile={certificate}", port
+    with tls_broker(tmp_path_factory.mktemp("tls"), days=365) as (_, url, port):
+        yield url, port
 
 
 async def test_work_goes_through_a_proxy_that_asks_for_a_password(secure: tuple[str, int], cohort: str) -> None:
