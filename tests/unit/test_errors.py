@@ -81,7 +81,11 @@ def instance(kind):
     for name, parameter in inspect.signature(kind).parameters.items():
         if name == "problem":
             continue
-        value = ("a", "b") if "Sequence" in str(parameter.annotation) else WORDS.get(name, f"some {name}")
+        annotation = str(parameter.annotation)
+        if "Sequence[FedbrokerError]" in annotation:
+            value = (SiloError("ewr", "no such table"),)
+        else:
+            value = ("a", "b") if "Sequence" in annotation else WORDS.get(name, f"some {name}")
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             keywords[name] = value
         else:
