@@ -23,7 +23,7 @@ from pathlib import Path
 import yaml
 
 from tests.support.certificates import self_signed
-from tests.support.wait import wait_until
+from tests.support.wait import PROCESS_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "fedbroker-try"
@@ -74,7 +74,7 @@ def without_engine() -> str | None:
         (["docker", "compose", "version"], "no Compose 2"),
     ):
         try:
-            done = subprocess.run(command, capture_output=True, timeout=60)
+            done = subprocess.run(command, capture_output=True, timeout=PROCESS_SECONDS)
         except (OSError, subprocess.TimeoutExpired):
             return lack
         if done.returncode:

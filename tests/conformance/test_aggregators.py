@@ -13,7 +13,7 @@ from tensorflow_federated.python.aggregators import discretization, distributed_
 
 from tests.support.conformance import feature
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 F, N = np.float32, np.int32
 VECTOR = tff.TensorType(F, [3])

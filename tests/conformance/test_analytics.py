@@ -13,7 +13,7 @@ from tensorflow_federated.python.analytics.hierarchical_histogram import hierarc
 from tests.support.conformance import feature
 from tests.support.local_tff import assert_same
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 F, L = np.float32, np.int64
 iblt = tff.analytics.heavy_hitters.iblt

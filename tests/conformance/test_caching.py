@@ -14,7 +14,7 @@ from tests.support import computations as c
 from tests.support.local_tff import pack_arguments
 from tests.support.message_counts import byte_counter
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 WIDTH = 340
 PARAMETERS = 4 * WIDTH + WIDTH + WIDTH + 1

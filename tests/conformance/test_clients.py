@@ -15,7 +15,7 @@ from tests.support import computations as c
 from tests.support.conformance import feature
 from tests.support.local_tff import assert_same, pack_arguments
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 F = np.float32
 DAYS = tff.SequenceType(collections.OrderedDict(days=F))

@@ -13,7 +13,7 @@ import tensorflow_federated as tff
 from tests.support import computations as c
 from tests.support.conformance import feature
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 F = np.float32
 CLOSE = 1e-5

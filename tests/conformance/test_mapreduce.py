@@ -18,7 +18,7 @@ from tests.support.conformance import feature
 from tests.support.local_tff import assert_close, assert_same, pack_arguments
 from tests.support.pages import blocks
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 FORMS = tff.backends.mapreduce
 F, N = np.float32, np.int32

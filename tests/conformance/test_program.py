@@ -23,7 +23,7 @@ from tests.support.conformance import feature
 from tests.support.context_settings import context_settings
 from tests.support.local_tff import pack_arguments
 from tests.support.pages import blocks
-from tests.support.wait import wait_until
+from tests.support.wait import PROCESS_SECONDS, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -115,7 +115,7 @@ def started(program: Path, silos, directory: Path, rounds: int):
 
 
 def finish(process: subprocess.Popen, directory: Path) -> None:
-    assert process.wait(90) == 0, (directory / "log").read_text()[-3000:]
+    assert process.wait(PROCESS_SECONDS) == 0, (directory / "log").read_text()[-3000:]
 
 
 def metrics(directory: Path) -> list[dict[str, str]]:

@@ -16,7 +16,7 @@ from tests.support.conformance import feature
 from tests.support.local_tff import pack_arguments
 from tests.support.message_counts import message_counter
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 F = np.float32
 add = tff.tensorflow.computation(lambda a, b: a + b, (F, F))

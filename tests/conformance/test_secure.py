@@ -14,7 +14,7 @@ from tensorflow_federated.python.core.backends.mapreduce import intrinsics
 from fedbroker.errors import PlanError, SiloError
 from tests.support.conformance import feature
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 N = np.int32
 INTS = tff.FederatedType(N, tff.CLIENTS)

@@ -12,7 +12,7 @@ import tensorflow_federated as tff
 from tests.support import computations as c
 from tests.support.conformance import feature
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 F, N = np.float32, np.int32
 CLOSE = 1e-5

@@ -16,7 +16,7 @@ from fedbroker.errors import UsageError
 from tests.support import computations as c
 from tests.support.conformance import feature
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 F, N = np.float32, np.int32
 

@@ -14,6 +14,7 @@ from benchmarks import __main__ as runner
 from benchmarks import _page, barrier
 from benchmarks._report import Judged, Report, Row
 from tests.support.pages import ROOT, blocks
+from tests.support.wait import PROCESS_SECONDS
 
 PAGE = "docs/performance.md"
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -23,7 +24,9 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 def test_cohort_benchmark_writes_figures_of_a_silos_start(tmp_path):
     file = tmp_path / "found.json"
     command = [sys.executable, "-m", "benchmarks", "cohort", "--quick", "--json", str(file)]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=PROCESS_SECONDS, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "| start of the process to ready " in done.stdout
     found = json.loads(file.read_text(encoding="utf-8"))

@@ -20,7 +20,7 @@ from tests.support.local_tff import assert_same, pack_arguments
 from tests.support.message_counts import message_counter
 from tests.support.wait import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 COLUMN = tff.TensorType(np.float32, [None])
 

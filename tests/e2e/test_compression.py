@@ -11,7 +11,7 @@ from tests.support.computations import COLUMN, add
 from tests.support.local_tff import pack_arguments
 from tests.support.prometheus import sample
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 COUNT = 500_000
 

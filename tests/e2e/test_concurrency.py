@@ -25,7 +25,7 @@ from tests.support.local_tff import pack_arguments
 from tests.support.transports import eventually
 from tests.support.worker import load_settings
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 SILOS = ("ewr", "jfk")
 LARGE = tff.TensorType(np.float32, [1 << 19])  # 2 MiB: sent as bulk messages

@@ -24,9 +24,9 @@ from fedbroker.broker.setup import free_ports
 from fedbroker.diagnostics import examine, silo_role
 from tests.support.certificates import self_signed
 from tests.support.transports import queue_admin
-from tests.support.wait import wait_until
+from tests.support.wait import PROCESS_SECONDS, wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "compose"
@@ -89,13 +89,13 @@ class Container:
 
     def healthy(self) -> bool:
         test = self.here(self.service["healthcheck"]["test"].replace("$$", "$"))
-        return subprocess.run(["sh", "-c", test], timeout=30).returncode == 0
+        return subprocess.run(["sh", "-c", test], timeout=PROCESS_SECONDS).returncode == 0
 
 
 @pytest.fixture(scope="module")
 def secrets(tmp_path_factory):
     directory = tmp_path_factory.mktemp("compose") / "secrets"
-    subprocess.run([sys.executable, COMPOSE / "passwords.py", directory], check=True, timeout=30)
+    subprocess.run([sys.executable, COMPOSE / "passwords.py", directory], check=True, timeout=PROCESS_SECONDS)
     return directory
 
 

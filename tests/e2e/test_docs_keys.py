@@ -15,8 +15,9 @@ from fedbroker.deadline import Deadline
 from fedbroker.testing import SiloProcess
 from tests.support.computations import sum_numbers
 from tests.support.pages import blocks
+from tests.support.wait import PROCESS_SECONDS
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 PLACEHOLDER = "fedbroker-public-1:…"
 SILOS = ("ewr", "jfk")
@@ -30,7 +31,7 @@ def printed(command: str, directory: Path) -> str:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=PROCESS_SECONDS,
     )
     return done.stdout.strip()
 

@@ -20,7 +20,7 @@ from tests.support.broker_tools import write_rabbitmqctl
 from tests.support.pages import ROOT, Block, story
 from tests.support.shell import Shell
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 SIZE = re.compile(r"(computation  )\S+ \S+(?=,)")
 

@@ -15,7 +15,7 @@ from fedbroker.testing import local_cohort
 from tests.support import computations as c
 from tests.support.local_tff import pack_arguments
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 FILES = {"ewr": "x,n\n1.5,1\n2.5,2\n", "jfk": "x,n\n", "lga": "x,n\n4,3\n"}
 FILE = {"table": {"source": "duckdb", "file": "table.csv"}}

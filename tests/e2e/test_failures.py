@@ -26,9 +26,9 @@ from fedbroker.errors import (
 from fedbroker.testing import local_cohort
 from tests.support.computations import sum_numbers
 from tests.support.context_settings import context_settings
-from tests.support.wait import wait_until
+from tests.support.wait import PROCESS_SECONDS, wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 NUMBERS = {"numbers": {"source": "duckdb", "query": "select i::float as x from range(10) t(i)"}}
 
@@ -45,7 +45,7 @@ def cohort_and_context(broker, cohort, **options):
 
 
 def test_stage_timeout_names_the_stopped_silo_and_the_next_invocation_succeeds(broker, cohort):
-    with cohort_and_context(broker, cohort, stage=4.0) as (silos, context):
+    with cohort_and_context(broker, cohort, stage=10.0) as (silos, context):
         assert sum_numbers(context) == 90.0
         stopped = silos.silos["silo-1"]
         os.kill(stopped.pid, signal.SIGSTOP)
@@ -53,7 +53,7 @@ def test_stage_timeout_names_the_stopped_silo_and_the_next_invocation_succeeds(b
             start = time.monotonic()
             with pytest.raises(DeadlineExceeded) as caught:
                 sum_numbers(context)
-            assert 3.5 < time.monotonic() - start < 6.0
+            assert 9.5 < time.monotonic() - start < 20.0
         finally:
             os.kill(stopped.pid, signal.SIGCONT)
         assert caught.value.silos == ("silo-1",)
@@ -62,7 +62,7 @@ def test_stage_timeout_names_the_stopped_silo_and_the_next_invocation_succeeds(b
 
 
 def test_killed_silo_is_reported_missing_and_rejoins_after_restart(broker, cohort):
-    with cohort_and_context(broker, cohort, join=3.0, stage=3.0) as (silos, context):
+    with cohort_and_context(broker, cohort, join=10.0, stage=10.0) as (silos, context):
         assert sum_numbers(context) == 90.0
         silos.silos["silo-1"].kill()
         with pytest.raises((DeadlineExceeded, CohortTimeout)):
@@ -221,7 +221,11 @@ print(total([1.0, 2.0]))
 def test_program_ends_without_closing_its_context(broker, cohort):
     with local_cohort(2, cohort=cohort, broker=broker.url):
         done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, broker.url, cohort], capture_output=True, text=True, timeout=90, check=False
+            [sys.executable, "-c", SCRIPT, broker.url, cohort],
+            capture_output=True,
+            text=True,
+            timeout=PROCESS_SECONDS,
+            check=False,
         )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == "3.0"
@@ -232,7 +236,9 @@ def test_silo_check_prints_columns_and_rows(broker, cohort, tmp_path):
     with local_cohort(1, sources=NUMBERS, cohort=cohort, broker=broker.url, directory=tmp_path):
         command = [sys.executable, "-m", "fedbroker_worker", "check", "--json"]
         config = str(tmp_path / "silo-0" / "silo.toml")
-        done = subprocess.run([*command, "--config", config], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            [*command, "--config", config], capture_output=True, text=True, timeout=PROCESS_SECONDS, check=False
+        )
     assert done.returncode == 0, done.stderr
     numbers = json.loads(done.stdout)["sources"]["numbers"]
     assert numbers["rows"] == 10

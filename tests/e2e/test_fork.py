@@ -65,7 +65,7 @@ print("computed", c.total([1.0, 2.0, 4.0]), flush=True)
 """
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_forked_child_ends_with_an_error_or_a_result(silos):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, silos.url, silos.cohort],

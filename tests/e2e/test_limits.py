@@ -11,7 +11,7 @@ from fedbroker.errors import FedbrokerError
 from tests.support.computations import COLUMN, add
 from tests.support.local_tff import pack_arguments
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 BYTES = 400_000
 """Bytes below the limit of a single blob, by the size of a value's envelope."""

@@ -17,7 +17,7 @@ from tests.support.computations import COLUMN, sum_numbers
 from tests.support.context_settings import context_settings
 from tests.support.local_tff import pack_arguments
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 SOURCES = {
     "numbers": {"source": "duckdb", "query": "select i::float as x from range(10) t(i)"},

@@ -12,7 +12,7 @@ from fedbroker.errors import PolicyRefusal
 from fedbroker.testing import local_cohort
 from tests.support.local_tff import pack_arguments
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 F = np.float32
 STRICT = {"client_results": "refuse", "aggregates": "recognised", "min_clients": 2}

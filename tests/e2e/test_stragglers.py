@@ -16,7 +16,7 @@ from tests.support.computations import sum_numbers
 from tests.support.context_settings import context_settings
 from tests.support.wait import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 NAMES = ("bos", "ewr", "jfk")
 
@@ -48,20 +48,20 @@ def context_of(silos, **options):
 
 
 def test_stage_completes_without_a_straggler_which_joins_the_next_session(silos):
-    with context_of(silos, min_silos=3, stragglers="drop", quorum=2, stage=3.0) as context:
+    with context_of(silos, min_silos=3, stragglers="drop", quorum=2, stage=8.0) as context:
         assert sum_numbers(context) == 111.0
         assert context.last_session.participants == NAMES
         with stopped(silos.silos["ewr"]):
             start = time.monotonic()
             assert sum_numbers(context) == 101.0
-            assert 2.5 < time.monotonic() - start < 4.5
+            assert 7.5 < time.monotonic() - start < 15.0
             report = context.last_session
         assert report.participants == ("bos", "jfk")
         assert dict(report.dropped) == {"ewr": "timed out"}
         answered = {silo.silo: silo for silo in report.stages[0].silos}["jfk"]
         assert answered.bytes_in > 0
         assert answered.compute > 0
-        assert 0 < answered.at < 3.0
+        assert 0 < answered.at < 8.0
         assert wait_until(lambda: sum_numbers(context) == 111.0, 30)
 
 
@@ -77,7 +77,7 @@ def test_grace_closes_a_stage_soon_after_its_quorum(silos):
 
 
 def test_missed_quorum_is_an_error_that_names_the_missing_silos(silos):
-    with context_of(silos, min_silos=3, stragglers="drop", quorum=3, stage=2.0) as context:
+    with context_of(silos, min_silos=3, stragglers="drop", quorum=3, stage=8.0) as context:
         assert sum_numbers(context) == 111.0
         with stopped(silos.silos["ewr"]), pytest.raises(StragglerTimeout) as caught:
             sum_numbers(context)

@@ -14,7 +14,7 @@ from fedbroker.errors import CohortError
 from fedbroker.testing import local_cohort
 from tests.support.wait import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 PROGRAM = """
 import signal

@@ -10,9 +10,9 @@ import pytest
 from fedbroker.testing import local_cohort
 from tests.support.program_process import start_program
 from tests.support.trace_collector import trace_collector
-from tests.support.wait import wait_until
+from tests.support.wait import PROCESS_SECONDS, wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 SILOS = {"ewr", "jfk"}
@@ -57,7 +57,7 @@ def collector(broker, tmp_path_factory):
             start_program(program, broker.url, "traces") as running,
             local_cohort({name: {} for name in SILOS}, cohort="traces", broker=broker.url),
         ):
-            assert running.output(120) == "0.0\nFB4001\n"
+            assert running.output(PROCESS_SECONDS) == "0.0\nFB4001\n"
             assert "Traceback" not in running.complaints
         # The silos have left the cohort and exported their spans.
         wait_until(lambda: len(collector.named("work")) >= 6, 10)

@@ -27,7 +27,7 @@ from tests.support.context_settings import context_settings
 from tests.support.local_tff import pack_arguments
 from tests.support.wait import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 NAMES = ("bos", "ewr", "jfk")
 NUMBERS = 100_000  # 400 KB: sent as bulk messages
@@ -111,7 +111,7 @@ def test_results_with_keys_equal_results_without_keys(broker, cohort, security):
 
 @pytest.mark.parametrize("security", ["sign", "seal"])
 def test_silo_with_edited_results_is_dropped_and_named(broker, cohort, security):
-    with scene(broker, cohort, security, stragglers="drop", quorum=2, stage=6.0) as (context, between):
+    with scene(broker, cohort, security, stragglers="drop", quorum=2, stage=8.0) as (context, between):
 
         def edit(one):
             if "results" not in one.queue or not one.key.endswith(".jfk"):
@@ -126,7 +126,7 @@ def test_silo_with_edited_results_is_dropped_and_named(broker, cohort, security)
 
 @pytest.mark.parametrize("security", ["sign", "seal"])
 def test_silo_with_an_edited_reply_is_dropped_and_named(broker, cohort, security):
-    with scene(broker, cohort, security, stragglers="drop", quorum=2, stage=4.0) as (context, between):
+    with scene(broker, cohort, security, stragglers="drop", quorum=2, stage=8.0) as (context, between):
 
         def edit(one):
             if not one.key.endswith(".ewr"):
@@ -143,7 +143,7 @@ def test_silo_with_an_edited_reply_is_dropped_and_named(broker, cohort, security
 
 
 def test_replies_of_another_session_are_refused(broker, cohort):
-    with scene(broker, cohort, "sign", stragglers="drop", quorum=2, stage=4.0) as (context, between):
+    with scene(broker, cohort, "sign", stragglers="drop", quorum=2, stage=8.0) as (context, between):
         assert sum_numbers(context) == 111.0
         (old,) = [one for one in between.seen if one.key.endswith(".ewr")]
 

@@ -20,7 +20,7 @@ from tests.support.local_tff import pack_arguments
 from tests.support.management import Admin, silo_process
 from tests.support.wait import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 VALUES = {"bos": 1.0, "ewr": 10.0, "jfk": 100.0}
 LARGE = 200_000

@@ -11,9 +11,9 @@ import pytest
 from fedbroker.errors import ConfigError
 from fedbroker.session.journal import Journal
 from tests.faults.harness import COHORT, VALUES
-from tests.support.wait import wait_until
+from tests.support.wait import PROCESS_SECONDS, wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 PROGRAM = """
 import sys
@@ -47,7 +47,7 @@ def twice(values):
 
 with fedbroker.set_sync_execution_context(
     url, cohort=cohort, min_silos=3,
-    timeouts=fedbroker.Timeouts(stage=60.0), options=fedbroker.Options(journal=journal or None),
+    timeouts=fedbroker.Timeouts(stage=300.0), options=fedbroker.Options(journal=journal or None),
     on_event=lambda event: print("event", event.name, event.stage, flush=True),
 ) as context:
     first, second = twice(fedbroker.data("numbers"))
@@ -69,7 +69,7 @@ class Program:
         return any(one.startswith(line) for one in self.log.read_text().splitlines())
 
     def result(self):
-        assert self.process.wait(90) == 0, self.log.read_text()[-2000:]
+        assert self.process.wait(PROCESS_SECONDS) == 0, self.log.read_text()[-2000:]
         return [line for line in self.log.read_text().splitlines() if line.startswith("result")]
 
     def kill(self):

@@ -66,7 +66,7 @@ def test_soak_loses_no_result_and_keeps_memory_constant(bench, request, capsys):
         min_silos=2,
         stragglers="drop",
         quorum=1,
-        timeouts=fedbroker.Timeouts(stage=4.0, join=30.0),
+        timeouts=fedbroker.Timeouts(stage=10.0, join=60.0),
         options=fedbroker.Options(retries=5),
     ) as context:
         sum_numbers(context)

@@ -41,7 +41,7 @@ from tests.support.context_settings import context_settings
 from tests.support.message_bytes import message_body
 from tests.support.transports import eventually, queue_admin
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 MESSAGES = 3000
 GROWTH_MIB = 64

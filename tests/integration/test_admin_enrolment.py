@@ -25,8 +25,9 @@ from tests.support.computations import total
 from tests.support.local_tff import pack_arguments
 from tests.support.management import Admin, environment, silo_process
 from tests.support.transports import EchoSilo, coordinator_transport, eventually, queue_admin, silo_transport
+from tests.support.wait import PROCESS_SECONDS
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(900)]
 
 QUEUES = ("work", "blobs", "mailbox")
 
@@ -211,7 +212,7 @@ def test_command_runs_as_its_own_process(managed_broker, tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PROCESS_SECONDS,
     )
     assert (done.returncode, done.stdout) == (0, "no silo is enrolled\n"), done.stderr
 

@@ -22,7 +22,7 @@ from tests.support.certificates import self_signed
 from tests.support.management import Admin, ManagementBroker, management_broker, silo_process
 from tests.support.transports import coordinator_transport, eventually
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(900)]
 
 COHORT = "airports"
 

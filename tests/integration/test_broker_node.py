@@ -23,6 +23,7 @@ import pytest
 from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerStartError, ConfigError, UsageError
+from tests.support.wait import PROCESS_SECONDS
 
 pytestmark = pytest.mark.broker
 
@@ -347,7 +348,7 @@ async def test_command_prints_its_url_when_ready(tmp_path: Path) -> None:
 
 def test_command_refuses_a_port_in_use(broker: PrivateBroker) -> None:
     with command_line("broker", "run", "--port", str(broker.port)) as process:
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=PROCESS_SECONDS)
     assert process.returncode == 3
     assert out == ""
     assert err.count("\n") == 1

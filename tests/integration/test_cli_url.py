@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tests.support.wait import PROCESS_SECONDS
+
 
 @pytest.fixture
 def run(broker, tmp_path):
@@ -16,7 +18,7 @@ def run(broker, tmp_path):
     def run(*arguments, **variables):
         ours = {name: value for name, value in os.environ.items() if not name.startswith("FEDBROKER_")}
         command = [sys.executable, "-m", "fedbroker.cli", "cohort", "show", "nobody", "--json", *arguments]
-        return subprocess.run(command, env=ours | variables, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, env=ours | variables, capture_output=True, text=True, timeout=PROCESS_SECONDS)
 
     return run
 
@@ -44,7 +46,7 @@ def test_error_of_a_missing_url_names_its_variables():
     ours = {name: value for name, value in os.environ.items() if not name.startswith("FEDBROKER_")}
     for command in (["doctor"], ["cohort", "list"]):
         line = [sys.executable, "-m", "fedbroker.cli", *command]
-        done = subprocess.run(line, env=ours, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(line, env=ours, capture_output=True, text=True, timeout=PROCESS_SECONDS)
         assert done.returncode == 2
         assert done.stderr == (
             "error: [FB1002] --url is missing; give it, or set FEDBROKER_URL or FEDBROKER_URL_FILE\n"

@@ -13,6 +13,7 @@ from fedbroker_worker.config import SiloSettings
 
 from fedbroker.metrics.exposition import parse_address
 from tests.support.pages import blocks
+from tests.support.wait import PROCESS_SECONDS
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config" / "prometheus"
@@ -25,7 +26,7 @@ TESTS = yaml.safe_load((CONFIG / "fedbroker.rules.test.yml").read_text())["tests
 @pytest.mark.parametrize("line", blocks("docs/metrics.md", "sh")[0].splitlines())
 def test_promtool_accepts_the_rules_by_the_page_command(line):
     assert line.startswith("promtool ")
-    done = subprocess.run(line.split(), cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(line.split(), cwd=ROOT, capture_output=True, text=True, timeout=PROCESS_SECONDS)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -40,7 +41,9 @@ def test_silo_setting_on_the_page_is_valid():
 def test_promtool_finds_a_broken_rule(tmp_path):
     """Show that the check can fail."""
     (tmp_path / "rules.yml").write_text((CONFIG / "fedbroker.rules.yml").read_text().replace("[15m]", "[15x]"))
-    done = subprocess.run(["promtool", "check", "rules", "rules.yml"], cwd=tmp_path, capture_output=True, timeout=60)
+    done = subprocess.run(
+        ["promtool", "check", "rules", "rules.yml"], cwd=tmp_path, capture_output=True, timeout=PROCESS_SECONDS
+    )
     assert done.returncode != 0
 
 

@@ -22,7 +22,7 @@ from tests.support.computations import sum_numbers
 from tests.support.context_settings import context_settings
 from tests.support.wait import wait_until
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 
 LONG = 120.0
 """Seconds of ``Timeouts(join=)``: only a wait of its whole length comes near."""

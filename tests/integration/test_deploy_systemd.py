@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.wait import PROCESS_SECONDS
+
 ROOT = Path(__file__).parents[2]
 UNITS = ROOT / "config" / "systemd"
 INSTANCES = ("fedbroker-silo@ewr.service", "fedbroker-coordinator@delays.service")
@@ -48,7 +50,7 @@ def installed(tmp_path_factory):
 def analyze(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = shutil.which("systemd-analyze")
     assert command is not None, "scripts/setup.sh installs it (Debian's package systemd)"
-    return subprocess.run([command, *map(str, arguments)], capture_output=True, text=True, timeout=60)
+    return subprocess.run([command, *map(str, arguments)], capture_output=True, text=True, timeout=PROCESS_SECONDS)
 
 
 @pytest.mark.parametrize("name", INSTANCES)

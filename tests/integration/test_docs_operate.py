@@ -19,6 +19,7 @@ import yaml
 from tests.support.certificates import self_signed
 from tests.support.kustomize import render
 from tests.support.pages import blocks
+from tests.support.wait import PROCESS_SECONDS
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [shlex.split(line) for block in blocks("docs/operate.md", "sh") for line in block.splitlines()]
@@ -41,13 +42,15 @@ def test_every_program_of_the_page_is_tested():
 
 def test_password_and_certificate_commands_write_secrets(tmp_path):
     passwords, certificates = of("python3")
-    done = subprocess.run([sys.executable, *passwords[1:], tmp_path / "secrets"], cwd=ROOT, timeout=30)
+    done = subprocess.run([sys.executable, *passwords[1:], tmp_path / "secrets"], cwd=ROOT, timeout=PROCESS_SECONDS)
     assert done.returncode == 0
     certificate, key = self_signed(tmp_path, days=1, name=certificates[-1])
     for source, name in ((certificate, "ca.pem"), (certificate, "server.pem"), (key, "server.key")):
         (tmp_path / name).write_bytes(source.read_bytes())
     script, *files = certificates[1:]
-    done = subprocess.run([sys.executable, ROOT / script, *files, tmp_path / "secrets"], cwd=tmp_path, timeout=30)
+    done = subprocess.run(
+        [sys.executable, ROOT / script, *files, tmp_path / "secrets"], cwd=tmp_path, timeout=PROCESS_SECONDS
+    )
     assert done.returncode == 0
 
 
@@ -77,7 +80,7 @@ def test_files_are_installed_at_the_paths_of_the_units(tmp_path):
         place = tmp_path / target.removeprefix("/")
         place.parent.mkdir(parents=True, exist_ok=True)
         place.mkdir(exist_ok=True) if target.endswith("/") else None
-        done = subprocess.run([*rest, source, str(place)], cwd=ROOT, input=b"amqps://x/\n", timeout=30)
+        done = subprocess.run([*rest, source, str(place)], cwd=ROOT, input=b"amqps://x/\n", timeout=PROCESS_SECONDS)
         assert done.returncode == 0
     units = tmp_path / "etc" / "systemd" / "system"
     for unit, instance in (("fedbroker-silo@.service", "ewr"), ("fedbroker-coordinator@.service", "delays")):
@@ -124,7 +127,7 @@ def test_cluster_objects_are_in_the_applied_manifests():
     assert made - {("fedbroker", "broker-tls")} == wanted
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_broker_accepts_the_commands(broker, tmp_path):
     before = users(broker)
     broker.ctl("add_user", "guest", "guest")

@@ -14,6 +14,7 @@ from tests.support.broker_tools import write_rabbitmqctl
 from tests.support.management import environment, management_broker
 from tests.support.pages import blocks
 from tests.support.transports import assert_both_directions_work, coordinator_transport, eventually, silo_transport
+from tests.support.wait import PROCESS_SECONDS
 
 PASSWORDS = {"ewr": secrets.token_hex(8), "coordinator": secrets.token_hex(8)}
 COHORT = f"t{secrets.token_hex(6)}"
@@ -37,7 +38,7 @@ def users(broker, tmp_path_factory):
         cwd=directory,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PROCESS_SECONDS,
     )
     assert done.returncode == 0, done.stderr
     here = broker.url.rpartition("@")[2]
@@ -70,7 +71,7 @@ def test_administrator_commands_have_their_documented_effect(untouched, tmp_path
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PROCESS_SECONDS,
     )
     assert done.returncode == 0, done.stderr
     assert f"user {COHORT}.ewr: see fedbroker-admin/silos/{COHORT}/ewr" in done.stdout

@@ -15,7 +15,7 @@ from tests.support import computations as c
 from tests.support.local_tff import assert_same
 from tests.support.random_computations import build_computation, random_steps
 
-pytestmark = [pytest.mark.runtime, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.runtime, pytest.mark.timeout(900)]
 
 F = np.float32
 NUMBERS = tff.FederatedType(F, tff.CLIENTS)

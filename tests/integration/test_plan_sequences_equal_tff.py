@@ -13,7 +13,7 @@ import tensorflow_federated as tff
 
 from tests.support.local_tff import assert_same
 
-pytestmark = [pytest.mark.runtime, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.runtime, pytest.mark.timeout(900)]
 
 F, N = np.float32, np.int32
 Odict = collections.OrderedDict

@@ -14,7 +14,7 @@ import tensorflow_federated as tff
 
 from tests.support.local_tff import assert_same
 
-pytestmark = [pytest.mark.runtime, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.runtime, pytest.mark.timeout(900)]
 
 N = np.int32
 CLIENTS = 3

@@ -14,7 +14,7 @@ from fedbroker.transport import topology
 from tests.support.management import Admin
 from tests.support.transports import assert_both_directions_work, coordinator_transport, eventually, silo_transport
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(900)]
 
 COHORT = f"t{secrets.token_hex(6)}"
 OTHER = f"u{secrets.token_hex(6)}"

@@ -22,6 +22,7 @@ import pytest
 import fedbroker
 from fedbroker.runtime import Runtime
 from fedbroker.runtime.host.kernel import raise_loopback
+from tests.support.wait import PROCESS_SECONDS
 
 ROOT = str(Path(fedbroker.__file__).parent.parent)
 NEWNET = 0x40000000
@@ -74,7 +75,7 @@ def test_port_is_unreachable_from_another_namespace(isolation, reached):
         env={**os.environ, "PYTHONPATH": ROOT},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PROCESS_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr

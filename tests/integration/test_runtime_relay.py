@@ -10,7 +10,7 @@ LOOSE = 0.35
 
 
 @pytest.mark.alone
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 async def test_relayed_transfer_costs_little_more_than_a_direct_one():
     document = await measure(mib=100, repetitions=5)
     for way in ("in", "out"):

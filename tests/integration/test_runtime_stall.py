@@ -128,7 +128,8 @@ async def test_abort_without_output_is_reported_as_lack_of_memory(how, memory):
     assert ("runtime_memory_bytes" in gone.value.hint) is memory
 
 
-@pytest.mark.parametrize("size", [*range(16, 48, 2), 64, 128, 256, 512])
+# The runtime's own start takes 16 MiB, and a little more on some processors.
+@pytest.mark.parametrize("size", [*range(24, 56, 2), 64, 128, 256, 512])
 async def test_request_ends_immediately_under_any_memory_limit(size):
     """Include the case in which only a thread cannot be created, for which TFF's runtime then waits."""
     function = bombs.function(lambda: [bombs.tf.fill([12 * MIB], float(i)) for i in range(8)])

@@ -28,7 +28,7 @@ from tests.support.transports import (
     work_item,
 )
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 

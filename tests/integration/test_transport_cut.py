@@ -25,7 +25,7 @@ async def _refused(proxy: Proxy) -> None:
     await proxy.refuse_for(CUT)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("fail", "answered"),
     [

@@ -20,6 +20,7 @@ from tests.support.gated_source import let_reads_return, read_count
 from tests.support.prometheus import sample
 from tests.support.proxy import Proxy
 from tests.support.transports import eventually, queue_admin
+from tests.support.wait import PROCESS_SECONDS
 from tests.support.worker import (
     SILO,
     call_ops,
@@ -140,7 +141,7 @@ def test_unavailable_metrics_port_is_a_one_line_error(broker, cohort, tmp_path, 
         address = f"127.0.0.1:{taken.getsockname()[1]}" if where == "taken" else "192.0.2.1:9465"
         path = write_settings(tmp_path, broker.url, cohort, metrics=address)
         command = [sys.executable, "-m", "fedbroker_worker", "run", "--config", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PROCESS_SECONDS, check=False)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert f"[FB1001] metrics cannot be served at {address}: " in line

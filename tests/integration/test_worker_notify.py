@@ -19,6 +19,7 @@ from fedbroker_worker.sources.protocol import GROUP
 from tests.support.gated_source import gated_source, let_reads_return, read_count
 from tests.support.notify import notify_socket
 from tests.support.transports import eventually
+from tests.support.wait import PROCESS_SECONDS
 from tests.support.wait import wait_until as wait_until
 from tests.support.worker import echo_ops, work_client, write_settings
 
@@ -218,7 +219,7 @@ def test_file_that_cannot_be_written_is_one_line(tmp_path, broker, cohort, optio
     command = [sys.executable, "-m", "fedbroker_worker", "run", "--config", str(path), option, str(file)]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("FEDBROKER_")}
     environ |= {"PYTHONPATH": f"{ROOT}:{ROOT / 'workers'}"}
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=PROCESS_SECONDS)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(f"error: [FB4201] {option} {file} cannot be written: No such file")
     assert "Traceback" not in done.stderr

@@ -21,6 +21,7 @@ from fedbroker_worker.config import load
 
 from tests.support.gated_source import gated_source, let_reads_return, read_count
 from tests.support.transports import eventually
+from tests.support.wait import PROCESS_SECONDS
 from tests.support.worker import SILO, child_runtimes, echo_ops, work_client, write_settings
 
 ROOT = Path(__file__).parents[2]
@@ -77,7 +78,12 @@ def events(path):
 def run(*arguments, **variables):
     """Run a command that ends by itself; return exit code, standard output and standard error."""
     done = subprocess.run(
-        command(*arguments), env=environment(**variables), cwd="/", capture_output=True, text=True, timeout=60
+        command(*arguments),
+        env=environment(**variables),
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=PROCESS_SECONDS,
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -427,7 +433,9 @@ bad = [name for name in sys.modules if name.split(".")[0] in ("tensorflow", "ker
 bad += [name for name in sys.modules if name.startswith("tensorflow_federated.python")]
 print(bad)
 """
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=PROCESS_SECONDS
+    )
     assert done.stdout.strip() == "[]", done.stderr
 
 
@@ -436,5 +444,7 @@ def test_help_imports_neither_data_nor_transport():
 import sys, fedbroker_worker.cli
 print([name for name in ("duckdb", "aio_pika", "grpc", "numpy") if name in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=PROCESS_SECONDS
+    )
     assert done.stdout.strip() == "[]", done.stderr

@@ -20,7 +20,7 @@ from tests.support.worker import echo_ops, load_settings, work_client
 TIMEOUT = 2.0
 SLOW = {"query": "select sum(a.i * b.i)::float as x from range(100000000) a(i), range(100000000) b(i)"}
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")

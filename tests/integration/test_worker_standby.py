@@ -20,7 +20,7 @@ from tests.support.gated_source import gated_source, let_reads_return, read_coun
 from tests.support.transports import eventually, queue_admin
 from tests.support.worker import ROWS, echo_ops, load_settings, work_client
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
 @pytest.fixture

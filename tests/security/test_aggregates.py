@@ -26,7 +26,7 @@ from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.messages import Call, Compute, Data, Done, Drop, Failed, Select, Struct, Value
 from tests.support.worker import load_settings, running_silo
 
-pytestmark = [pytest.mark.broker, pytest.mark.runtime, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.broker, pytest.mark.runtime, pytest.mark.timeout(600)]
 
 F = np.float32
 SOURCE = {

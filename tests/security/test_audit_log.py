@@ -25,6 +25,7 @@ from fedbroker.wire.messages import Done, EndSession, Failed
 from tests.support.attackers import Keyring, malicious_coordinator
 from tests.support.gated_source import gated_source, let_reads_return, read_count
 from tests.support.transports import eventually
+from tests.support.wait import PROCESS_SECONDS
 from tests.support.worker import ALLOW_CLIENT_RESULTS, echo_ops, load_settings, work_client, write_settings
 
 POLICY = {**ALLOW_CLIENT_RESULTS, "audit_file": "audit.log"}
@@ -195,7 +196,7 @@ async def test_work_of_a_killed_silo_is_logged(broker, cohort: str, tmp_path, mo
             await silo.wait()
     assert outcomes(tmp_path) == ["begun"]
     show = [sys.executable, "-m", "fedbroker_worker", "audit", "--file", str(tmp_path / "audit.log"), "--json"]
-    shown = await asyncio.to_thread(subprocess.run, show, capture_output=True, text=True, timeout=60)
+    shown = await asyncio.to_thread(subprocess.run, show, capture_output=True, text=True, timeout=PROCESS_SECONDS)
     assert shown.returncode == 0, shown.stderr
     (line,) = json.loads(shown.stdout)["unfinished"]
     assert line["sources"] == [{"name": "gated", "columns": ["x"], "types": ["float32"]}]
@@ -227,7 +228,7 @@ def test_full_disk_is_named_and_the_log_verifies(tmp_path) -> None:
     mount = f"mount -t tmpfs -o size=128k tmpfs {tmp_path} && head -c 30000 /dev/zero > {tmp_path}/filler"
     shell = f'{mount} && exec "$0" -c "$1" {tmp_path}'
     run = ["unshare", "--mount", "--map-root-user", "--user", "sh", "-c", shell, sys.executable, FILL]
-    done = subprocess.run(run, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(run, capture_output=True, text=True, timeout=PROCESS_SECONDS)
     assert done.stderr == ""
     assert done.stdout.splitlines() == ["its disk is full", "None True", "None True"]
 

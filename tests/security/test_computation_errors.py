@@ -35,7 +35,7 @@ from tests.support.attackers import Keyring, malicious_coordinator
 from tests.support.transports import eventually
 from tests.support.worker import WorkClient
 
-pytestmark = [pytest.mark.broker, pytest.mark.runtime, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.broker, pytest.mark.runtime, pytest.mark.timeout(900)]
 
 NUMBER = 918273645
 WORD = "hugo-paracetamol"

@@ -24,7 +24,7 @@ from fedbroker.session.roster import Member
 from fedbroker.testing import local_cohort
 from tests.support.computations import sum_numbers
 
-pytestmark = pytest.mark.timeout(300)  # a program of its own imports TensorFlow
+pytestmark = pytest.mark.timeout(900)  # a program of its own imports TensorFlow
 
 NUMBERS = {"numbers": {"source": "duckdb", "query": "select i::float as x from range(10) t(i)"}}
 MEMBERS = (Member("ewr", "1"), Member("jfk", "2"))

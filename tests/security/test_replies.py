@@ -31,7 +31,7 @@ from tests.support.attackers import Keyring, MaliciousSilo, malicious_silo
 from tests.support.context_settings import context_settings
 from tests.support.local_tff import pack_arguments
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 
 NUMBER = tff.TensorType(np.float32)
 AT_CLIENTS = tff.FederatedType(NUMBER, tff.CLIENTS)

@@ -160,7 +160,7 @@ async def scrape(url: str) -> str:
     return await asyncio.to_thread(get)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", [*(one for several in KINDS.values() for one in several), installed])
 async def test_no_data_leave_a_silo_when_reading_or_converting_fails(
     broker: PrivateBroker, cohort: str, tmp_path: Path, kind: Callable[[Path], Iterator[list[Case]]]

@@ -15,13 +15,14 @@ from fedbroker.trust.keyring import Keys
 from fedbroker.wire import DEFAULT_LIMITS, Buffer, Limits, digest_of
 from fedbroker.wire.coding import Compression
 from fedbroker.wire.messages import Announce, Done, EndSession, Leave, Op, Value, WorkItem
+from tests.support.wait import LOADED
 
 HEARTBEAT = 0.3
 
 
 async def eventually(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 30.0) -> None:
     """Wait for a condition; raise TimeoutError if it does not become true."""
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(seconds * LOADED):
         while True:
             holds = condition()
             if holds if isinstance(holds, bool) else await holds:

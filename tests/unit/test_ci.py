@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.wait import wait_until
+from tests.support.wait import PROCESS_SECONDS, wait_until
 
 RUN = Path(__file__).parents[2] / ".ci" / "run"
 ALL = ["clean", "check", "demo", "test"]
@@ -49,7 +49,9 @@ class Clone:
         }
 
     def run(self, **environ: str) -> int:
-        return subprocess.run([self.script], env=self.environ | environ, timeout=60, check=False).returncode
+        return subprocess.run(
+            [self.script], env=self.environ | environ, timeout=PROCESS_SECONDS, check=False
+        ).returncode
 
     def calls(self) -> list[list[str]]:
         return [line.split() for line in self.notes.read_text().splitlines()]

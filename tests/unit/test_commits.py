@@ -9,6 +9,7 @@ import pytest
 
 from scripts.commits import LONGEST, START, Commit, commits, faults, main
 from tests.support.pages import ROOT
+from tests.support.wait import PROCESS_SECONDS
 
 BODY = "\n\nThe reason."
 
@@ -20,7 +21,9 @@ def repository(tmp_path):
     def git(*arguments: str) -> str:
         identity = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
         command = ["git", "-C", str(tmp_path), *identity, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True, timeout=PROCESS_SECONDS
+        ).stdout.strip()
 
     git("init", "-q", "-b", "main")
 

@@ -26,6 +26,7 @@ from fedbroker.errors import (
     UsageError,
     WireError,
 )
+from tests.support.wait import PROCESS_SECONDS
 
 
 def ended(app: Callable[[], object]) -> int | str | None:
@@ -105,7 +106,7 @@ def test_ctrl_c_ends_a_background_command_of_a_script(waiting: str) -> None:
             assert process.stdout is not None
             assert process.stdout.readline() == "up\n"
             process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=30)
+            _, errors = process.communicate(timeout=PROCESS_SECONDS)
         finally:
             process.kill()
     assert (process.returncode, errors) == (130, "")

@@ -15,6 +15,7 @@ import fedbroker
 from fedbroker.context.settings import Settings
 from fedbroker.errors import ConfigError
 from tests.support.context_settings import context_settings
+from tests.support.wait import PROCESS_SECONDS
 
 URL = "amqp://guest:secret-word@localhost:5672/"
 
@@ -170,5 +171,7 @@ def test_url_comes_from_a_file(monkeypatch, tmp_path):
 
 def test_import_of_fedbroker_is_light():
     code = "import sys, fedbroker; print(sorted({'tensorflow', 'numpy', 'aio_pika', 'grpc'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PROCESS_SECONDS
+    )
     assert done.stdout.strip() == "[]"

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from fedbroker.runtime.host import confinement, kernel
 from tests.support.certificates import self_signed
 from tests.support.pages import blocks
+from tests.support.wait import PROCESS_SECONDS
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "compose"
@@ -254,7 +255,7 @@ def test_prometheus_targets_exist():
 def test_passwords_are_random_and_readable_only_by_their_owner(tmp_path):
     def make(name):
         command = [sys.executable, str(COMPOSE / "passwords.py"), str(tmp_path / name)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=30)
+        return subprocess.run(command, capture_output=True, text=True, timeout=PROCESS_SECONDS)
 
     assert make("one").returncode == make("two").returncode == 0
     assert stat.S_IMODE((tmp_path / "one").stat().st_mode) == 0o700
@@ -279,7 +280,7 @@ def certificates(tmp_path):
 
     def run(ca=certificate, certificate=certificate, key=key, name="127.0.0.1"):
         command = [sys.executable, COMPOSE / "certificates.py", ca, certificate, key, name, tmp_path / "secrets"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=30)
+        return subprocess.run(command, capture_output=True, text=True, timeout=PROCESS_SECONDS)
 
     return run
 
@@ -330,7 +331,9 @@ def test_wrong_certificates_are_refused_in_one_line(certificates, tmp_path, wron
 
 
 def test_permissions_equal_those_of_the_security_page(tmp_path):
-    subprocess.run([sys.executable, COMPOSE / "passwords.py", tmp_path / "secrets"], check=True, timeout=30)
+    subprocess.run(
+        [sys.executable, COMPOSE / "passwords.py", tmp_path / "secrets"], check=True, timeout=PROCESS_SECONDS
+    )
     given = json.loads((tmp_path / "secrets" / "definitions.json").read_text())
     _, *by_hand = blocks("docs/security.md", "sh")
     commands = "".join(by_hand)
@@ -338,7 +341,7 @@ def test_permissions_equal_those_of_the_security_page(tmp_path):
         (tmp_path / f"{user}.password").touch()
     said = subprocess.run(
         ["bash", "-euc", f"rabbitmqctl() {{ printf '%s\\t' \"$@\"; echo; }}\n{commands}"],
-        cwd=tmp_path, capture_output=True, text=True, check=True, timeout=30,
+        cwd=tmp_path, capture_output=True, text=True, check=True, timeout=PROCESS_SECONDS,
     )  # fmt: skip
     lines = [line.split("\t")[:-1] for line in said.stdout.splitlines()]
     kinds = ("configure", "write", "read")

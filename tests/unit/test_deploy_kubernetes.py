@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from tests.support.kustomize import BROKER, EXAMPLES, KUBERNETES, OVERLAYS, render, title
+from tests.support.wait import PROCESS_SECONDS
 
 ROOT = Path(__file__).parents[2]
 EWR, STANDBY, NAMESPACES = (KUBERNETES / "silo" / "overlays" / name for name in ("ewr", "standby", "namespaces"))
@@ -61,7 +62,9 @@ def test_rendering_equals_kustomize_if_installed(overlay):
     kubectl = shutil.which("kubectl")
     rendered = render(overlay)
     if kubectl is not None:
-        done = subprocess.run([kubectl, "kustomize", str(overlay)], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [kubectl, "kustomize", str(overlay)], capture_output=True, text=True, timeout=PROCESS_SECONDS
+        )
         assert done.returncode == 0, done.stderr
         theirs = list(yaml.safe_load_all(done.stdout))
         assert sorted(map(canonical, theirs)) == sorted(map(canonical, rendered))

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.wait import PROCESS_SECONDS
+
 ROOT = Path(__file__).parents[2]
 MODULES = ("__init__", "errors", "program", "testing")
 
@@ -26,7 +28,7 @@ def public(module: Path) -> list[str]:
 def build(directory: Path, site: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)]
     environ = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    return subprocess.run(command, cwd=directory, env=environ, capture_output=True, text=True, timeout=100)
+    return subprocess.run(command, cwd=directory, env=environ, capture_output=True, text=True, timeout=PROCESS_SECONDS)
 
 
 def warnings(done: subprocess.CompletedProcess[str]) -> str:

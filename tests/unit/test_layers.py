@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tests.support.wait import PROCESS_SECONDS
+
 LIGHT = [
     "fedbroker.wire",
     "fedbroker.transport",
@@ -60,7 +62,7 @@ print(json.dumps({"seconds": spent, "heavy": [name for name in heavy.split() if 
 def fresh(program: str, *arguments: str) -> dict[str, object]:
     """Run a program in a fresh interpreter; return its JSON output."""
     command = [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{program}", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PROCESS_SECONDS)
     assert done.returncode == 0, done.stderr
     result: dict[str, object] = json.loads(done.stdout)
     return result

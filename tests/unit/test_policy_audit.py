@@ -24,6 +24,7 @@ from fedbroker.errors import ConfigError, UsageError
 from fedbroker.transport import Signed
 from fedbroker.trust import Identity
 from fedbroker.wire.messages import Data, Done, Failed, Value, WorkItem
+from tests.support.wait import PROCESS_SECONDS
 
 ITEM = WorkItem(
     "s1",
@@ -222,7 +223,7 @@ try:
 except OSError as error:
     print(why_full(error))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PROCESS_SECONDS)
     assert (done.stderr, done.stdout) == ("", "it has reached the size that files may have\n")
     assert path.read_bytes() == before
     assert problem_of(lines_of(path)) is None
@@ -291,7 +292,7 @@ def test_damaged_log_is_printed_with_an_error(tmp_path, capsys):
 
 def command(*arguments):
     line = [sys.executable, "-m", "fedbroker_worker", "audit", *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60)
+    return subprocess.run(line, capture_output=True, text=True, timeout=PROCESS_SECONDS)
 
 
 def test_exit_code_of_the_command_is_that_of_the_verification(tmp_path):

@@ -16,6 +16,7 @@ import fedbroker
 import fedbroker.program
 import fedbroker.testing
 from fedbroker.session.report import SessionReport
+from tests.support.wait import PROCESS_SECONDS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
 LISTED = re.findall(r"^::: (\S+)$", PAGE, re.MULTILINE)
@@ -42,7 +43,9 @@ def test_help_shows_each_name():
 
 def test_root_exports_the_three_modules():
     program = "import fedbroker; print(fedbroker.errors.ConfigError.code, sorted(set(dir(fedbroker)) & {'errors'}))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=PROCESS_SECONDS
+    )
     assert done.stdout == "FB1001 ['errors']\n"
 
 

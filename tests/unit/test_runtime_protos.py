@@ -13,6 +13,7 @@ import pytest
 
 import fedbroker
 from fedbroker.runtime import protos
+from tests.support.wait import PROCESS_SECONDS
 
 LIGHT = """
 import json, sys
@@ -45,7 +46,7 @@ def run(script: str) -> dict[str, object]:
         env={**os.environ, "PYTHONPATH": root},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PROCESS_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.wait import PROCESS_SECONDS
+
 ROOT = Path(__file__).parents[2]
 SCRIPTS = [*sorted((ROOT / "scripts").glob("*.sh")), ROOT / ".ci" / "run"]
 TOOLS = "bash sh cat cut dirname env flock head id mkdir printf rm sha256sum sort tail".split()  # noqa: SIM905
@@ -54,7 +56,7 @@ class Tree:
         self.notes.write_text("")
         known = {"PATH": str(self.bin), "NOTES": str(self.notes), "PYTHON": sys.executable, "SOURCE": str(ROOT)}
         command = [str(self.root / "scripts" / "setup.sh"), *arguments]
-        return subprocess.run(command, env=known | environment, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, env=known | environment, capture_output=True, text=True, timeout=PROCESS_SECONDS)
 
     def calls(self) -> list[str]:
         return [line for line in self.notes.read_text().splitlines() if line != "--version"]

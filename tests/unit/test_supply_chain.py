@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.wait import PROCESS_SECONDS
+
 ROOT = Path(__file__).parents[2]
 PINNED = re.compile(r"^([\w.-]+)==(\S+)", re.MULTILINE)
 
 
 def made(directory):
     command = [sys.executable, ROOT / "scripts" / "sbom.py", directory]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    subprocess.run(command, check=True, capture_output=True, timeout=PROCESS_SECONDS)
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
@@ -52,7 +54,7 @@ def judge(tmp_path):
             report.write_text(json.dumps({"dependencies": packages}))
         listed.write_text(known)
         command = [sys.executable, ROOT / "scripts" / "vulnerabilities.py", report, listed]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PROCESS_SECONDS)
         return done.returncode, done.stdout + done.stderr
 
     return run

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from tests.support.wait import PROCESS_SECONDS
+
 VARIABLES = [name for name in os.environ if name.startswith("OTEL_")]
 
 
@@ -16,7 +18,7 @@ def fresh(program, **environment):
     """Run a program in a fresh interpreter; return its JSON output and its log."""
     ours = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     command = [sys.executable, "-c", f"import json, sys; sys.path[:0] = {sys.path!r}\n{program}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**ours, **environment})
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PROCESS_SECONDS, env={**ours, **environment})
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), done.stderr
 

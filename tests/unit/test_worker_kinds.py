@@ -14,6 +14,7 @@ from fedbroker_worker.sources.protocol import GROUP, installed_kinds
 
 from examples.sheets.server import SheetsServer
 from tests.support.google_sheets import share_spreadsheet
+from tests.support.wait import PROCESS_SECONDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,7 +42,7 @@ def opened(directory, kind, options, *, without=()):
     """Return a fresh interpreter's description of a source."""
     arguments = [kind, json.dumps(options), str(directory), json.dumps(without)]
     command = [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{_OPEN}", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PROCESS_SECONDS, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
