@@ -23,6 +23,7 @@
     ├── RuntimeFailure         the C++ runtime
     │   ├── RuntimeUnavailable it cannot be started or isolated
     │   └── ComputationFailed  it rejected or failed a computation; carries its message
+    ├── MaskingError           a masked sum that the silos' or the coordinator's checks do not allow
     └── WireError              a foreign or damaged message
         ├── Missing            a blob that was announced did not arrive
         └── Forged             a message that is unsigned, signed by another key, changed, or replayed
@@ -53,6 +54,7 @@ __all__ = [
     "FedbrokerError",
     "Forged",
     "JournalError",
+    "MaskingError",
     "Missing",
     "NameTaken",
     "PlanError",
@@ -417,6 +419,12 @@ class ComputationFailed(RuntimeFailure):
         self.detail = detail
         self.stage = stage
         self.silo = silo
+
+
+class MaskingError(FedbrokerError):
+    """A masked sum cannot be formed, or a participant asks for more than the sum."""
+
+    code = "FB9001"
 
 
 class WireError(FedbrokerError):
