@@ -1,0 +1,56 @@
+"""A roster is believed if its administrator has signed it, and never goes back."""
+
+from __future__ import annotations
+
+import pytest
+
+from fedbroker.errors import ConfigError
+from fedbroker.masking.roster import Roster, parse_roster, write_roster
+from fedbroker.trust import Identity
+
+ADMINISTRATOR, OTHER = Identity(b"a" * 32), Identity(b"o" * 32)
+EWR, JFK = Identity(b"e" * 32), Identity(b"j" * 32)
+NOW = 1000.0
+
+
+def roster(serial=1, expires=2000.0, cohort="airports", **silos):
+    silos = silos or {"ewr": EWR, "jfk": JFK}
+    return Roster(cohort, serial, expires, {name: str(identity.public) for name, identity in silos.items()})
+
+
+def read(content, previous=None):
+    return parse_roster(content, ADMINISTRATOR.public, "airports", NOW, previous)
+
+
+def test_a_signed_roster_is_read():
+    found = read(write_roster(roster(), ADMINISTRATOR))
+    assert found == roster()
+    assert found.keys == {"ewr": EWR.public, "jfk": JFK.public}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is no roster"),
+        (b"fedbroker roster 1\nnot JSON", "damaged"),
+        (b'fedbroker roster 1\n{"roster": {}, "signature": "xyz"}', "damaged"),
+        (write_roster(roster(), OTHER), "not signed by the cohort's administrator"),
+        (write_roster(roster(), ADMINISTRATOR).replace(b'"serial":1', b'"serial":2'), "not signed"),
+        (write_roster(roster(cohort="banks"), ADMINISTRATOR), "is of cohort 'banks'"),
+        (write_roster(roster(expires=999.0), ADMINISTRATOR), "has expired"),
+        (write_roster(roster(ewr=EWR, jfk=EWR), ADMINISTRATOR), "the same public key"),
+    ],
+    ids=["empty", "no JSON", "no roster", "stranger", "changed", "cohort", "expired", "one key"],
+)
+def test_each_other_file_is_refused(content, words):
+    with pytest.raises(ConfigError, match=words):
+        read(content)
+
+
+def test_an_older_or_another_roster_of_the_same_number_is_refused():
+    installed = roster(serial=3)
+    assert read(write_roster(roster(serial=4), ADMINISTRATOR), installed).serial == 4
+    assert read(write_roster(installed, ADMINISTRATOR), installed) == installed
+    for back in (roster(serial=2), roster(serial=3, ewr=EWR)):
+        with pytest.raises(ConfigError, match="was installed before"):
+            read(write_roster(back, ADMINISTRATOR), installed)
