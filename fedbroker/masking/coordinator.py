@@ -1,0 +1,184 @@
+"""The coordinator's half of a masked sum from which members may drop out: it adds, and removes the masks of the sum.
+
+It learns no member's values: what is reconstructed are the seeds of those that are in the sum, and the stage keys of
+those that are not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+
+from fedbroker.errors import MaskingError
+from fedbroker.masking.members import MaskKey, Members
+from fedbroker.masking.offers import Offer, check_offer, digest_of_offers, threshold_of
+from fedbroker.masking.pairwise import Masked, Occasion, add, apply_stream, pair_stream
+from fedbroker.masking.shares import reconstruct
+from fedbroker.masking.streams import Stream
+from fedbroker.masking.survivors import Revealed, Survivors, is_signed
+from fedbroker.trust.keys import Public, derived
+
+__all__ = ["CoordinatorSum"]
+
+
+class CoordinatorSum:
+    """One masked sum, from the members' offers to the sum over the survivors.
+
+    Args:
+        members: all members.
+        occasion: the occasion, of these members.
+        keys: the public keys of the cohort's silos.
+    """
+
+    def __init__(self, members: Members, occasion: Occasion, keys: Mapping[str, Public]) -> None:
+        self._members, self._occasion, self._keys = members, occasion, keys
+        self._offers: dict[str, Offer] = {}
+        self._sharing: Occasion | None = None
+        self._total: Masked | None = None
+        self._arrived: set[str] = set()
+        self._survivors: Survivors | None = None
+        self._signatures: dict[str, bytes] = {}
+        self._revealed: dict[str, Revealed] = {}
+
+    @property
+    def threshold(self) -> int:
+        """The fewest members that each step needs."""
+        return threshold_of(len(self._members.all))
+
+    def add_offer(self, silo: str, offer: Offer) -> None:
+        """Add a member's offer.
+
+        Raises:
+            MaskingError: it is no member, its signature is invalid, or the members that share are fixed.
+        """
+        self._members.number(silo)
+        if self._sharing is not None:
+            raise MaskingError(f"the offer of silo {silo!r} is late", hint=_LATE)
+        check_offer(offer, silo, self._keys[silo], self._occasion)
+        self._offers[silo] = offer
+
+    def fix_sharing(self) -> Mapping[str, Mapping[str, Offer]]:
+        """Fix the members that share this stage, and return the offers that each of them needs, by its name.
+
+        Raises:
+            MaskingError: too few have made an offer.
+        """
+        self._check_count(len(self._offers), "made an offer")
+        digest = digest_of_offers(self._offers)
+        self._sharing = Occasion(self._occasion.session_id, self._occasion.stage, digest, self._occasion.work)
+        return {holder: {silo: _for(holder, offer) for silo, offer in self._offers.items()} for holder in self._offers}
+
+    def add_values(self, silo: str, values: Masked) -> None:
+        """Add a member's masked values, in place where they are the first.
+
+        Raises:
+            MaskingError: it does not share this stage, has sent values before, or its values have another size.
+        """
+        if self._sharing is None or silo not in self._offers or silo in self._arrived or self._survivors is not None:
+            raise MaskingError(f"masked values of silo {silo!r} are not expected", hint=_LATE)
+        if self._total is None:
+            self._total = values
+        else:
+            add(self._total, values)
+        self._arrived.add(silo)
+
+    def close(self) -> tuple[str, ...]:
+        """Fix the survivors, and return their names: each is asked to sign them.
+
+        Raises:
+            MaskingError: they are too few.
+        """
+        if self._survivors is None:
+            self._check_count(len(self._arrived), "sent values")
+            assert self._sharing is not None
+            self._survivors = Survivors(self._sharing, tuple(sorted(self._arrived)))
+        return self._survivors.names
+
+    def add_signature(self, silo: str, signature: bytes) -> None:
+        """Add a survivor's signature.
+
+        Raises:
+            MaskingError: it is invalid.
+        """
+        survivors = self._fixed()
+        if silo not in survivors.names or not is_signed(survivors, signature, self._keys[silo]):
+            raise MaskingError(f"silo {silo!r} has not signed these survivors", hint=_SILO)
+        self._signatures[silo] = signature
+
+    @property
+    def signatures(self) -> Mapping[str, bytes]:
+        """The signatures so far, by name; each survivor is sent all, once they are ``threshold``."""
+        return dict(self._signatures)
+
+    def add_revealed(self, silo: str, revealed: Revealed) -> None:
+        """Add a survivor's shares.
+
+        Raises:
+            MaskingError: it is no survivor, or reveals other shares than were asked for.
+        """
+        survivors = self._fixed()
+        dropped = set(self._offers) - set(survivors.names)
+        if silo not in survivors.names or set(revealed.seeds) != set(survivors.names) or set(revealed.keys) != dropped:
+            raise MaskingError(f"silo {silo!r} reveals other shares than those of its survivors", hint=_SILO)
+        self._revealed[silo] = revealed
+
+    def result(self) -> Masked:
+        """Return the sum over the survivors, without masks.
+
+        Raises:
+            MaskingError: too few have revealed their shares, or the shares of a member do not fit; names it.
+        """
+        survivors, total = self._fixed(), self._total
+        assert total is not None
+        self._check_count(len(self._revealed), "revealed their shares")
+        total = [(ring, np.copy(elements)) for ring, elements in total]
+        for silo in survivors.names:
+            seed = self._secret(silo, {name: revealed.seeds[silo] for name, revealed in self._revealed.items()})
+            if hashlib.sha256(seed).digest() != self._offers[silo].commitment:
+                raise MaskingError(f"the shares of silo {silo!r} do not fit", hint=_SILO)
+            own = Stream(derived(seed, b"mask of its own", survivors.sharing.as_bytes()))
+            apply_stream(total, own, negative=True)
+        for silo in sorted(set(self._offers) - set(survivors.names)):
+            shares = {name: revealed.keys[silo] for name, revealed in self._revealed.items()}
+            self._remove_pair_masks(total, silo, MaskKey(self._secret(silo, shares)), survivors)
+        return total
+
+    def _remove_pair_masks(self, total: Masked, dropped: str, key: MaskKey, survivors: Survivors) -> None:
+        """Remove the masks that the survivors share with a dropped member."""
+        if key.public != self._offers[dropped].stage_key:
+            raise MaskingError(f"the shares of silo {dropped!r} do not fit", hint=_SILO)
+        for silo in survivors.names:
+            stream = pair_stream(key, self._offers[silo].stage_key, survivors.sharing)
+            # The survivor has subtracted the mask if the dropped member comes first.
+            apply_stream(total, stream, negative=dropped > silo)
+
+    def _secret(self, silo: str, shares: Mapping[str, bytes]) -> bytes:
+        try:
+            return reconstruct({self._members.number(name): share for name, share in shares.items()}, self.threshold)
+        except MaskingError as error:
+            raise MaskingError(f"the shares of silo {silo!r}: {error.what}", hint=error.hint) from None
+
+    def _fixed(self) -> Survivors:
+        if self._survivors is None:
+            raise MaskingError("the survivors of a masked sum are not fixed yet", hint=_LATE)
+        return self._survivors
+
+    def _check_count(self, count: int, what: str) -> None:
+        if count < self.threshold:
+            raise MaskingError(
+                f"{count} of {len(self._members.all)} silos have {what}, {self.threshold} are needed", hint=_AGAIN
+            )
+
+
+def _for(holder: str, offer: Offer) -> Offer:
+    """Return an offer with the share of one holder only."""
+    sealed = {holder: offer.sealed[holder]} if holder in offer.sealed else {}
+    return Offer(offer.stage_key, offer.commitment, offer.signature, sealed)
+
+
+_LATE: Final = "nothing is lost: it takes part in the next stage"
+_AGAIN: Final = "silos were lost: call again"
+_SILO: Final = "compare the versions of both ends, and ask the silo's administrator"

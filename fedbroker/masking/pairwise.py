@@ -1,0 +1,96 @@
+"""Pairwise masks: each two members add and subtract the same mask, so that all masks cancel in the sum over all.
+
+Bonawitz et al. (CCS 2017), section 4.1: member u sends x[u] + Σ(v > u) PRG(s[u,v]) - Σ(v < u) PRG(s[u,v]). As long as
+two members keep their keys, all that is learnt from every message but theirs is the sum of the two values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from fedbroker.errors import MaskingError
+from fedbroker.masking.members import MaskKey, joined
+from fedbroker.masking.rings import Elements, Ring
+from fedbroker.masking.streams import Stream
+
+__all__ = ["Masked", "Occasion", "add", "add_pair_masks", "apply_stream", "pair_stream"]
+
+Masked = list[tuple[Ring, Elements]]
+"""The values of one silo, or a sum of them: elements of a ring for each masked tensor, in the plan's order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Occasion:
+    """The use of a mask: two occasions never have the same masks.
+
+    Attributes:
+        session_id: id of the session.
+        stage: number of the client stage.
+        members: digest of the members (:attr:`fedbroker.masking.members.Members.digest`), or of those that share.
+        work: digest of the work that is computed.
+    """
+
+    session_id: str
+    stage: int
+    members: bytes
+    work: bytes
+
+    def as_bytes(self) -> bytes:
+        """Return an unambiguous encoding."""
+        return joined(self.session_id.encode(), str(self.stage).encode(), self.members, self.work)
+
+
+def pair_stream(own: MaskKey, other: bytes, occasion: Occasion) -> Stream:
+    """Return the stream that two members share on one occasion.
+
+    Args:
+        own: the mask key of one of the two.
+        other: the public mask key of the other.
+        occasion: the occasion.
+
+    Raises:
+        MaskingError: the public key is not usable.
+    """
+    return Stream(own.key_with(other, joined(b"pair", occasion.as_bytes())))
+
+
+def add_pair_masks(values: Masked, silo: str, peers: Sequence[str], stream_with: Callable[[str], Stream]) -> None:
+    """Add a member's masks with its peers to its values, in place.
+
+    Args:
+        values: the member's own values.
+        silo: its name.
+        peers: names of the other members with which it shares a mask.
+        stream_with: returns the stream that it shares with a peer.
+
+    Raises:
+        MaskingError: it is among its own peers.
+    """
+    for peer in peers:
+        if peer == silo:
+            raise MaskingError(f"silo {silo!r} is twice in a masked sum", hint=_COORDINATOR)
+        apply_stream(values, stream_with(peer), negative=peer < silo)
+
+
+def apply_stream(values: Masked, stream: Stream, *, negative: bool = False) -> None:
+    """Add a stream's masks to values, in place and in their order, or subtract them."""
+    for ring, elements in values:
+        stream.mask(ring, elements, negative=negative)
+
+
+def add(total: Masked, part: Masked) -> None:
+    """Add the values of one member to a sum, in place.
+
+    Raises:
+        MaskingError: they have other rings or sizes than the sum.
+    """
+    if [(ring, elements.size) for ring, elements in total] != [(ring, elements.size) for ring, elements in part]:
+        raise MaskingError("a silo's masked values have another size than those of the others", hint=_SHAPES)
+    for (ring, elements), (_, added) in zip(total, part, strict=True):
+        ring.add(elements, added)
+
+
+_COORDINATOR: Final = "find out who changes the coordinator's messages, or use the same version at both ends"
+_SHAPES: Final = "sum values that have the same shape at every silo"
