@@ -8,6 +8,7 @@ nothing.
 from __future__ import annotations
 
 import importlib
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -105,10 +106,21 @@ _MODULES = ("errors", "program", "testing")
 def __getattr__(name: str) -> object:
     for module, names in _HOMES.items():
         if name in names:
-            return getattr(importlib.import_module(module), name)
+            return getattr(_import(module), name)
     if name in _MODULES:
-        return importlib.import_module(f"fedbroker.{name}")
+        return _import(f"fedbroker.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _import(module: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        # The distribution fedbroker-core, which silos have, holds this module but not all of those that it names.
+        if error.name is None or not module.startswith(error.name):
+            raise
+        text = f"{module} belongs to a coordinator, and only a silo is installed here"
+        raise ModuleNotFoundError(text, name=error.name) from None
 
 
 def __dir__() -> list[str]:

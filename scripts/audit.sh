@@ -10,12 +10,14 @@ found=$(mktemp -d)
 trap 'rm -rf "$found"' EXIT
 
 # Its warnings are of the parts of a marked line in which it finds nothing.
-if ! "$audit/bin/bandit" --quiet --configfile pyproject.toml --recursive fedbroker workers 2>"$found/bandit"; then
+if ! "$audit/bin/bandit" --quiet --configfile pyproject.toml --recursive fedbroker workers core handover 2>"$found/bandit"; then
     cat "$found/bandit" >&2
     exit 1
 fi
 
 # Its own code is 1 for vulnerabilities and for a service that cannot be reached: its report tells which.
-"$audit/bin/pip-audit" --disable-pip --no-deps --progress-spinner off --format json --output "$found/report.json" \
-    --requirement requirements/dev.txt --requirement requirements/audit.txt >"$found/words" 2>&1 || true
-.venv/bin/python scripts/vulnerabilities.py "$found/report.json" requirements/vulnerabilities.toml
+for lock in dev audit silo-3.12; do
+    "$audit/bin/pip-audit" --disable-pip --no-deps --progress-spinner off --format json \
+        --output "$found/$lock.json" --requirement "requirements/$lock.txt" >"$found/words" 2>&1 || true
+done
+.venv/bin/python scripts/vulnerabilities.py "$found"/{dev,audit,silo-3.12}.json requirements/vulnerabilities.toml

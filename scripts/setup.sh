@@ -23,8 +23,8 @@ as_root() {
 }
 
 wanted() { # what the environment is made of, and where: a virtual environment cannot be moved
-    { printf '%s\n' "$root"; cat requirements/dev.txt requirements/uv.txt pyproject.toml workers/pyproject.toml \
-        scripts/setup.sh; } | sha256sum | cut -d' ' -f1
+    { printf '%s\n' "$root"; cat requirements/dev.txt requirements/uv.txt pyproject.toml core/pyproject.toml \
+        core/hatch_build.py workers/pyproject.toml scripts/setup.sh; } | sha256sum | cut -d' ' -f1
 }
 
 new_enough() { # whether a uv is not older than what these scripts were written for
@@ -87,7 +87,7 @@ make_environment() {
     "$uv" pip sync --quiet --python "$python" --require-hashes \
         --build-constraints requirements/dev.txt requirements/dev.txt \
         || fail "the packages could not be installed: is the package registry reachable, and the disk not full?"
-    "$uv" pip install --quiet --python "$python" --no-deps --no-build-isolation --offline -e . -e workers
+    "$uv" pip install --quiet --python "$python" --no-deps --no-build-isolation --offline -e . -e core -e workers
     wanted >"$stamp"
 }
 

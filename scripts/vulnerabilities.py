@@ -1,7 +1,7 @@
-"""``vulnerabilities.py REPORT KNOWN``: judge pip-audit's report; what is known of must be listed, with a reason.
+"""``vulnerabilities.py REPORT... KNOWN``: judge pip-audit's reports; what is known of must be listed, with a reason.
 
-Exits with 1 for a vulnerability that is not listed, and for a listed one that is gone. A report that is not there, or
-that knows none of the packages, means that no service was reached: nothing was judged then, which is said, and is no
+Exits with 1 for a vulnerability that is not listed, and for a listed one that is gone. Reports that are not there,
+or that know none of the packages, mean that no service was reached: nothing was judged then, which is said, and is no
 error.
 """
 
@@ -13,13 +13,15 @@ import tomllib
 from pathlib import Path
 
 
-def main(report: Path, known: Path) -> int:
+def main(reports: list[Path], known: Path) -> int:
     """Say what is found; the exit code."""
     listed = {(one["package"], one["id"]): one["reason"] for one in tomllib.loads(known.read_text()).get("known", [])}
     if unexplained := [f"{package} {name}" for (package, name), reason in listed.items() if not reason.strip()]:
         print(f"audit: no reason is given for {', '.join(unexplained)}", file=sys.stderr)
         return 1
-    packages = json.loads(report.read_text())["dependencies"] if report.is_file() else []
+    packages = [
+        package for report in reports if report.is_file() for package in json.loads(report.read_text())["dependencies"]
+    ]
     judged = [package for package in packages if "vulns" in package]
     if not judged:
         print("audit: no service that knows of vulnerabilities was reached: the packages were not judged")
@@ -38,4 +40,5 @@ def main(report: Path, known: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))
+    *_reports, _known = map(Path, sys.argv[1:])
+    sys.exit(main(_reports, _known))

@@ -60,7 +60,7 @@ def installed_binary() -> Path:
     """Return the path of TFF's ``worker_binary``.
 
     Raises:
-        RuntimeUnavailable: TFF's wheel is not installed.
+        RuntimeUnavailable: neither TFF's wheel nor fedbroker-runtime is installed.
     """
     try:
         path = package_directory() / "data" / "worker_binary"

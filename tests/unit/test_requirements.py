@@ -1,4 +1,4 @@
-"""The committed requirements are the closure of both distributions' dependencies, checked offline."""
+"""The committed requirements are the closure of the distributions' dependencies, checked offline."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 COORDINATOR = tomllib.loads((ROOT / "pyproject.toml").read_text())
+CORE = tomllib.loads((ROOT / "core" / "pyproject.toml").read_text())
 WORKER = tomllib.loads((ROOT / "workers" / "pyproject.toml").read_text())
 
 Pins = dict[str, str]
@@ -25,19 +26,24 @@ def requirements(lines: Iterable[str]) -> list[Requirement]:
 
 def named(name: str) -> list[Requirement]:
     """Return the requirements that the project files name for one of the requirement files."""
-    coordinator, worker = (
+    coordinator, core, worker = (
         requirements(
             line for lines in (project["dependencies"], *project["optional-dependencies"].values()) for line in lines
         )
-        for project in (COORDINATOR["project"], WORKER["project"])
+        for project in (COORDINATOR["project"], CORE["project"], WORKER["project"])
     )
     groups = requirements(line for group in COORDINATOR["dependency-groups"].values() for line in group)
-    return {"coordinator": coordinator, "silo": coordinator + worker, "dev": coordinator + worker + groups}[name]
+    return {
+        "coordinator": coordinator + core,
+        "silo": core + worker,
+        "silo-3.12": core + worker,
+        "dev": coordinator + core + worker + groups,
+    }[name]
 
 
 def overrides(name: str) -> dict[str, Requirement]:
     """Return the overrides for one of the requirement files; a marker that is never true removes the package."""
-    file = ROOT / "requirements" / ("overrides-silo.txt" if name == "silo" else "overrides.txt")
+    file = ROOT / "requirements" / ("overrides-silo.txt" if name.startswith("silo") else "overrides.txt")
     lines = [line for line in file.read_text().splitlines() if line.strip() and not line.startswith("#")]
     return {canonicalize_name(wanted.name): wanted for wanted in requirements(lines)}
 
@@ -68,13 +74,13 @@ def closure(name: str) -> set[str]:
     return {known for known, _ in found}
 
 
-@pytest.mark.parametrize("project", [COORDINATOR, WORKER], ids=["coordinator", "silo"])
+@pytest.mark.parametrize("project", [COORDINATOR, CORE, WORKER], ids=["coordinator", "core", "silo"])
 def test_each_dependency_is_named_once(project: dict) -> None:
     names = [canonicalize_name(one.name) for one in requirements(project["project"]["dependencies"])]
     assert sorted(names) == sorted(set(names))
 
 
-@pytest.mark.parametrize("name", ["coordinator", "silo", "dev"])
+@pytest.mark.parametrize("name", ["coordinator", "silo", "silo-3.12", "dev"])
 def test_each_dependency_is_locked_at_a_matching_version(name: str) -> None:
     locked, left_out = pins(name), overrides(name)
     for wanted in named(name):
@@ -89,7 +95,7 @@ def test_locked_packages_are_exactly_the_closure(name: str) -> None:
     assert set(pins(name)) == closure(name)
 
 
-@pytest.mark.parametrize("name", ["coordinator", "silo", "dev", "uv"])
+@pytest.mark.parametrize("name", ["coordinator", "silo", "silo-3.12", "runtime", "dev", "uv"])
 def test_each_locked_version_has_hashes_and_no_registry_or_path(name: str) -> None:
     text = (ROOT / "requirements" / f"{name}.txt").read_text()
     blocks = re.split(r"^(?=[\w.-]+==)", text, flags=re.MULTILINE)[1:]
@@ -105,12 +111,32 @@ def test_both_sides_of_the_wire_run_the_same_versions() -> None:
         assert pins(name).items() <= everything.items()
 
 
-def test_a_silo_has_no_tensorflow() -> None:
-    assert not {"tensorflow", "tensorflow-cpu", "jax", "jaxlib", "keras", "scipy"} & set(pins("silo"))
-    assert "tensorflow-federated" in pins("silo")
+@pytest.mark.parametrize("name", ["silo", "silo-3.12"])
+def test_a_silo_has_no_tensorflow(name: str) -> None:
+    heavy = {"tensorflow", "tensorflow-cpu", "tensorflow-federated", "jax", "jaxlib", "keras", "scipy"}
+    assert not heavy & set(pins(name))
 
 
-def test_both_distributions_have_one_version() -> None:
+def test_the_runtime_of_a_silo_is_the_coordinators() -> None:
+    assert pins("runtime").items() <= pins("coordinator").items()
+
+
+@pytest.mark.parametrize("name", ["silo", "silo-3.12"])
+def test_the_tests_of_a_silo_replace_none_of_its_packages(name: str) -> None:
+    locked = pins(name)
+    for known, version in pins("silo-tests").items():
+        assert locked.get(known, version) == version, f"{known} is replaced: run `make lock`"
+
+
+def test_newer_pythons_have_the_newer_lines_of_numpy_and_protobuf() -> None:
+    newer = pins("silo-3.12")
+    assert int(newer["numpy"].split(".")[0]) == 2
+    assert int(newer["protobuf"].split(".")[0]) in (5, 6, 7)
+
+
+def test_all_distributions_have_one_version() -> None:
     version = COORDINATOR["project"]["version"]
-    assert WORKER["project"]["version"] == version
-    assert f"fedbroker=={version}" in WORKER["project"]["dependencies"]
+    assert {project["project"]["version"] for project in (CORE, WORKER)} == {version}
+    for project in (COORDINATOR, WORKER):
+        assert f"fedbroker-core=={version}" in project["project"]["dependencies"]
+        assert "fedbroker[" not in str(project["project"])

@@ -72,7 +72,7 @@ def test_modules_after_a_full_import_are_tffs():
     assert again.package_directory() == protos.package_directory()
 
 
-def test_missing_tff_error_names_the_package(monkeypatch):
+def test_missing_runtime_error_names_both_distributions(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(ModuleNotFoundError, match="install the locked requirements"):
+    with pytest.raises(ModuleNotFoundError, match="neither tensorflow-federated nor fedbroker-runtime"):
         protos.package_directory()

@@ -15,7 +15,7 @@ import pytest
 from tests.support.wait import PROCESS_SECONDS
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = [*sorted((ROOT / "scripts").glob("*.sh")), ROOT / ".ci" / "run"]
+SCRIPTS = [*sorted((ROOT / "scripts").glob("*.sh")), ROOT / "handover" / "install.sh", ROOT / ".ci" / "run"]
 TOOLS = "bash sh cat cut dirname env flock head id mkdir printf rm sha256sum sort tail".split()  # noqa: SIM905
 
 # It makes an environment whose Python is ours, and records its arguments.
@@ -38,11 +38,12 @@ class Tree:
         self.root = root / "tree"
         self.bin = root / "bin"
         self.notes = root / "notes"
-        for folder in ("scripts", "requirements", "workers"):
+        for folder in ("scripts", "requirements", "core", "workers"):
             (self.root / folder).mkdir(parents=True)
         for script in SCRIPTS[:-1]:
             shutil.copy(script, self.root / "scripts")
-        for name in ("pyproject.toml", "workers/pyproject.toml", "requirements/dev.txt", "requirements/uv.txt"):
+        projects = ("pyproject.toml", "core/pyproject.toml", "core/hatch_build.py", "workers/pyproject.toml")
+        for name in (*projects, "requirements/dev.txt", "requirements/uv.txt"):
             shutil.copy(ROOT / name, self.root / name)
         self.bin.mkdir()
         for tool in [*TOOLS, "erl", "epmd", "chmod"]:
@@ -84,7 +85,7 @@ def test_set_up_makes_the_locked_environment_in_the_tree(tree: Tree, tmp_path: P
         assert f"--python {tree.root}/.venv/bin/python" in call
     assert "--require-hashes" in synced
     assert "requirements/dev.txt" in synced
-    assert "--no-deps --no-build-isolation --offline -e . -e workers" in installed
+    assert "--no-deps --no-build-isolation --offline -e . -e core -e workers" in installed
     assert not elsewhere.exists()
 
 

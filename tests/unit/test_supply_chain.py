@@ -13,6 +13,8 @@ import pytest
 from tests.support.wait import PROCESS_SECONDS
 
 ROOT = Path(__file__).parents[2]
+BILLS = {"coordinator": ["coordinator"], "silo": ["silo", "runtime"], "silo-3.12": ["silo-3.12", "runtime"]}
+LOCKS = ["audit", "build", "coordinator", "dev", "runtime", "silo", "silo-3.12", "silo-tests", "uv"]
 PINNED = re.compile(r"^([\w.-]+)==(\S+)", re.MULTILINE)
 
 
@@ -25,17 +27,17 @@ def made(directory):
 def test_bills_list_every_locked_package_and_are_reproducible(tmp_path):
     bills = made(tmp_path / "one")
     assert bills == made(tmp_path / "two")
-    for lock in ("coordinator", "silo"):
-        bill = json.loads(bills[f"sbom-{lock}.cdx.json"])
+    for name, locks in BILLS.items():
+        bill = json.loads(bills[f"sbom-{name}.cdx.json"])
         assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.5")
-        locked = (ROOT / "requirements" / f"{lock}.txt").read_text()
+        locked = "".join((ROOT / "requirements" / f"{lock}.txt").read_text() for lock in locks)
         found = {(one["name"], one["version"]) for one in bill["components"]}
         assert found == {(re.sub(r"[-_.]+", "-", name).lower(), version) for name, version in PINNED.findall(locked)}
         hashes = [one["content"] for component in bill["components"] for one in component["hashes"]]
         assert sorted(hashes) == sorted(re.findall(r"sha256:(\w+)", locked))
 
 
-@pytest.mark.parametrize("lock", ["audit", "build", "coordinator", "dev", "silo", "uv"])
+@pytest.mark.parametrize("lock", LOCKS)
 def test_every_locked_package_has_hashes(lock):
     text = (ROOT / "requirements" / f"{lock}.txt").read_text()
     packages = re.split(r"\n(?=\w)", text)
@@ -48,12 +50,12 @@ def test_every_locked_package_has_hashes(lock):
 def judge(tmp_path):
     """Return a function that judges a report and a list, and returns exit code and output."""
 
-    def run(packages, known=""):
+    def run(packages, known="", *others):
         report, listed = tmp_path / "report.json", tmp_path / "known.toml"
         if packages is not None:
             report.write_text(json.dumps({"dependencies": packages}))
         listed.write_text(known)
-        command = [sys.executable, ROOT / "scripts" / "vulnerabilities.py", report, listed]
+        command = [sys.executable, ROOT / "scripts" / "vulnerabilities.py", report, *others, listed]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PROCESS_SECONDS)
         return done.returncode, done.stdout + done.stderr
 
@@ -70,6 +72,13 @@ def test_unreachable_service_is_reported_without_an_error(judge, packages):
     code, words = judge(packages)
     assert code == 0
     assert words == "audit: no service that knows of vulnerabilities was reached: the packages were not judged\n"
+
+
+def test_reports_are_judged_together(judge, tmp_path):
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({"dependencies": [HOLED]}))
+    assert judge([SOUND], LISTED, other) == (0, "")
+    assert judge([SOUND], "", other) == (1, "audit: holed: PYSEC-1 is known, and mended in 2\n")
 
 
 def test_packages_without_vulnerabilities_pass(judge):
