@@ -88,6 +88,18 @@ compatibility: setup ## write docs/compatibility.md from the results of the conf
 upstream: setup ## run TFF's own end-to-end tests on a cohort; TFF=a checkout of its v0.87.0
 	@$(bin)/python -m tests.upstream "$(TFF)" $(ARGS)
 
+.PHONY: silo-tests
+silo-tests: setup ## run the silo's tests without TensorFlow; PYTHON=python3.13 chooses the interpreter
+	@PYTHON=$(PYTHON) scripts/silo-tests.sh $(ARGS)
+
+.PHONY: pythons
+pythons: setup ## install silos on Python 3.11, 3.12 and 3.13; compare cohorts of them bit by bit
+	@$(bin)/python -m tests.mixed pythons
+
+.PHONY: versions
+versions: setup ## run silos of an older commit with today's program, and the reverse; OLD=a commit
+	@$(bin)/python -m tests.mixed versions "$(OLD)"
+
 .PHONY: compose
 compose: setup ## run the stack of compose/ with Docker, without and with TLS; ARGS=--no-build takes images made before
 	@$(bin)/python -m tests.compose $(ARGS)
@@ -106,9 +118,8 @@ lock: ## update requirements/*.txt; UPGRADE=1 for newer versions
 	@UPGRADE=$(UPGRADE) scripts/lock.sh
 
 .PHONY: build
-build: setup ## build wheels of both distributions, in dist/
-	@$(bin)/hatchling build -t wheel -d "$(CURDIR)/dist"
-	@cd workers && ../$(bin)/hatchling build -t wheel -d "$(CURDIR)/dist"
+build: setup ## make the directory that installs silos and coordinators, in dist/
+	@scripts/build.sh
 
 .PHONY: sbom
 sbom: setup ## write the packages of a coordinator and a silo as CycloneDX, in dist/

@@ -10,10 +10,11 @@ RUN python -m venv --without-pip /opt/fedbroker \
     && pip --python /opt/fedbroker/bin/python install --no-cache-dir --no-deps --require-hashes \
         -r requirements/coordinator.txt
 COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
+COPY core core
 COPY fedbroker fedbroker
 # fedbroker's own packages, built with the locked, hash-checked tools. The build fetches nothing else.
 RUN pip install --no-cache-dir --no-deps --require-hashes -r requirements/build.txt \
-    && pip wheel --no-cache-dir --no-deps --no-build-isolation --no-index --wheel-dir wheels . \
+    && pip wheel --no-cache-dir --no-deps --no-build-isolation --no-index --wheel-dir wheels ./core . \
     && pip --python /opt/fedbroker/bin/python install --no-cache-dir --no-deps --no-index wheels/*.whl
 
 FROM python:3.11-slim-bookworm

@@ -6,15 +6,22 @@
 # /var/lib/fedbroker. The rest may be read-only.
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /src
-COPY requirements/silo.txt requirements/build.txt requirements/
+COPY requirements/silo.txt requirements/runtime.txt requirements/build.txt requirements/
+COPY handover/runtime_wheel.py handover/
 RUN python -m venv --without-pip /opt/fedbroker \
     && pip --python /opt/fedbroker/bin/python install --no-cache-dir --no-deps --require-hashes -r requirements/silo.txt
-COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
+# The C++ runtime, out of the wheel of TFF.
+RUN mkdir tff \
+    && pip download --no-cache-dir --no-deps --require-hashes --dest tff -r requirements/runtime.txt \
+    && python handover/runtime_wheel.py tff/*.whl tff \
+    && pip --python /opt/fedbroker/bin/python install --no-cache-dir --no-deps --no-index tff/fedbroker_runtime-*.whl \
+    && rm -r tff
+COPY core core
 COPY fedbroker fedbroker
 COPY workers workers
 # fedbroker's own packages, built with the locked, hash-checked tools. The build fetches nothing else.
 RUN pip install --no-cache-dir --no-deps --require-hashes -r requirements/build.txt \
-    && pip wheel --no-cache-dir --no-deps --no-build-isolation --no-index --wheel-dir wheels . ./workers \
+    && pip wheel --no-cache-dir --no-deps --no-build-isolation --no-index --wheel-dir wheels ./core ./workers \
     && pip --python /opt/fedbroker/bin/python install --no-cache-dir --no-deps --no-index wheels/*.whl \
     && find /opt/fedbroker -name tests -type d -prune -exec rm -r {} +
 

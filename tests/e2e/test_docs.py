@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -17,6 +16,7 @@ import pytest
 import fedbroker
 from fedbroker.testing import local_cohort
 from tests.support.computations import total
+from tests.support.handover import build
 from tests.support.local_tff import pack_arguments
 from tests.support.pages import blocks
 from tests.support.program_process import start_program
@@ -67,9 +67,7 @@ def same_plan(text: str) -> str:
 
 def test_silo_page_installs_and_runs_a_silo(broker, cohort, tmp_path):
     install, use = (block.strip().splitlines() for block in blocks("docs/silo.md", "sh"))
-    work = tmp_path / "copy"
-    keep = shutil.ignore_patterns(".venv", ".git", ".cache", "dist", "__pycache__")
-    shutil.copytree(ROOT, work, ignore=keep)
+    work = build(tmp_path / "handover")
     for line in install:
         run(line, work)
     assert not list((work / "silo-env").glob("lib/python*/site-packages/tensorflow/"))
@@ -90,6 +88,17 @@ def test_silo_page_installs_and_runs_a_silo(broker, cohort, tmp_path):
     finally:
         process.kill()
         process.wait()
+
+
+def test_install_page_has_the_commands_of_both_roles(tmp_path):
+    make, install = (block.strip().splitlines() for block in blocks("docs/install.md", "sh"))
+    assert make == ["make build"]
+    handover = build(tmp_path / "handover")
+    roles = [line.partition("#")[0].split() for line in install]
+    usage = subprocess.run([handover / "install.sh"], capture_output=True, text=True, timeout=30).stdout
+    for command, role, _ in roles:
+        assert (handover / command).is_file()
+        assert f"{command} {role} [DIRECTORY]" in usage
 
 
 def test_programs_of_the_cohorts_page_run(silos, capsys):
@@ -122,10 +131,8 @@ def test_continuous_integration_runs_the_readme_commands():
 
 
 def run(line: str, directory: Path) -> str:
-    """Run one line of a page as a fresh machine does: from the registry unless uv's cache has the package."""
-    private = ROOT / ".cache" / "uv" / "bin"
-    path = os.pathsep.join([os.environ["PATH"], str(private)])
-    environ = {**os.environ, "PATH": path}
+    """Run one line of a page as a fresh machine does: from the registry unless pip's cache has the package."""
+    environ = {**os.environ, "PYTHON": str(Path(sys.base_prefix, "bin", "python3.11"))}
     environ.pop("PYTHONPATH", None)
     done = subprocess.run(
         line.split(), cwd=directory, env=environ, capture_output=True, text=True, timeout=180, check=False

@@ -11,6 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from tests.support.pages import blocks
 from tests.support.wait import PROCESS_SECONDS
 
 ROOT = Path(__file__).parents[2]
+INSTALLER = "dist/fedbroker-0.1.0/install.sh"
 COMMANDS = [shlex.split(line) for block in blocks("docs/operate.md", "sh") for line in block.splitlines()]
 
 
@@ -36,7 +38,7 @@ def after(command: list[str], option: str) -> list[str]:
 
 
 def test_every_program_of_the_page_is_tested():
-    known = {"python3", "docker", "uv", "install", "systemctl", "journalctl", "kubectl", "rabbitmqctl"}
+    known = {"python3", "docker", "make", INSTALLER, "install", "systemctl", "journalctl", "kubectl", "rabbitmqctl"}
     assert {command[0] for command in COMMANDS} == known
 
 
@@ -66,12 +68,15 @@ def test_compose_commands_name_existing_files_profiles_and_services():
         assert {word for word in command[command.index(words[0]) + 1 :] if not word.startswith("-")} <= services.keys()
 
 
-def test_uv_commands_install_existing_packages():
-    for command in of("uv")[1:]:
-        for name in [*after(command, "-r"), *(word for word in command if word.startswith("."))]:
-            assert (ROOT / name).exists(), name
-    text = (ROOT / "config" / "systemd" / "fedbroker-silo@.service").read_text()
-    assert f"ExecStart={of('uv')[0][-1]}/bin/" in text
+def test_environments_are_where_the_units_expect_them():
+    assert of("make") == [["make", "build"]]
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert Path(INSTALLER).parent == Path("dist", f"fedbroker-{version}")
+    installed = {role: directory for _, role, directory in of(INSTALLER)}
+    for role, directory in installed.items():
+        text = (ROOT / "config" / "systemd" / f"fedbroker-{role}@.service").read_text()
+        assert f"ExecStart={directory}/bin/" in text
+    assert set(installed) == {"silo", "coordinator"}
 
 
 def test_files_are_installed_at_the_paths_of_the_units(tmp_path):

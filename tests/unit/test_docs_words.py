@@ -9,9 +9,9 @@ import pytest
 from tests.support.pages import ROOT
 from tests.support.wording import found_in, page
 
+NAMED = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "core/README.md", "handover/README.md", "workers/README.md")
 PAGES = sorted(
-    [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "workers/README.md")]
-    + [ROOT / "examples" / "sheets" / "README.md", *(ROOT / "docs").glob("*.md")]
+    [ROOT / name for name in NAMED] + [ROOT / "examples" / "sheets" / "README.md", *(ROOT / "docs").glob("*.md")]
 )
 WIDEST = 120
 """Characters of a table row. Wider ones wrap in an editor, and hold more than a few words in a cell."""

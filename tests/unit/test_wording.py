@@ -27,7 +27,7 @@ from tests.support.wording import (
 DISTRIBUTIONS = ("fedbroker", "workers/fedbroker_worker")
 CODE = sorted(
     path
-    for part in (*DISTRIBUTIONS, "benchmarks", "examples", "scripts", "tests")
+    for part in (*DISTRIBUTIONS, "benchmarks", "core", "examples", "handover", "scripts", "tests")
     for path in (ROOT / part).rglob("*.py")
     if not path.name.endswith("_pb2.py")
 )
@@ -36,7 +36,7 @@ PRODUCT = [path for path in CODE if path.relative_to(ROOT).as_posix().startswith
 
 COMMENTED = sorted(
     path
-    for part in ("config", "compose", "scripts", ".ci")
+    for part in ("config", "compose", "core", "handover", "scripts", ".ci")
     for path in (ROOT / part).rglob("*")
     if path.is_file() and path.suffix in {"", ".sh", ".toml", ".yaml", ".yml", ".conf"}
 ) + [ROOT / name for name in ("Makefile", "pyproject.toml", "workers/pyproject.toml", "mkdocs.yml")]
