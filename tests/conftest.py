@@ -12,7 +12,6 @@ import pytest
 from hypothesis import settings
 
 from fedbroker.broker import PrivateBroker
-from tests.support.blocking import watching
 
 # No property test has a deadline for one example: a loaded machine would fail it. pytest-timeout bounds each test.
 settings.register_profile("fedbroker", deadline=None)
@@ -32,6 +31,8 @@ def never_blocking(request: pytest.FixtureRequest) -> Iterator[None]:
     if not request.config.getoption("--blocking"):
         yield
         return
+    from tests.support.blocking import watching
+
     with watching():
         yield
 

@@ -8,9 +8,7 @@ import pytest
 
 from fedbroker.context.loop import LoopThread
 from fedbroker.runtime import Runtime
-from tests.support.direct_cohort import DirectCohort
 from tests.support.gated_source import gated_source
-from tests.support.local_tff import local_context, pack_arguments
 from tests.support.management import Admin, ManagementBroker, management_broker
 from tests.support.worker import ROWS
 
@@ -57,6 +55,8 @@ async def own_runtime():
 @pytest.fixture(scope="session")
 def tff_local():
     """Return ``run(comp, *args)``, which invokes on TFF's own local context."""
+    from tests.support.local_tff import local_context, pack_arguments
+
     context = local_context()
     return lambda comp, *args: context.invoke(comp, pack_arguments(comp, args))
 
@@ -64,6 +64,8 @@ def tff_local():
 @pytest.fixture
 def direct(loop_thread, runtime):
     """Return ``run(comp, *args, silos=n)``, which invokes on executors of one runtime, without a broker."""
+    from tests.support.direct_cohort import DirectCohort
+    from tests.support.local_tff import pack_arguments
 
     def run(comp, *args, silos=3):
         return loop_thread.run(DirectCohort(runtime, silos).run(comp, pack_arguments(comp, args)))
