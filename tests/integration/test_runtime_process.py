@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -59,6 +60,15 @@ def living(process):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def processes_of(pids):
+    """Return the processes that have not ended yet."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.append(psutil.Process(pid))
+    return found
 
 
 def all_gone(processes, seconds=PROMPT_SECONDS):
@@ -301,7 +311,7 @@ def test_interpreter_exits_without_close(base, owner, isolation, way):
     process = owner("forget", isolation, way)
     code, output, errors = finished(process, seconds=20)
     assert (code, errors) == (7 if way == "exits" else 0, "")
-    assert all_gone([psutil.Process(pid) for pid in map(int, output.split()) if psutil.pid_exists(pid)])
+    assert all_gone(processes_of(map(int, output.split())))
     wait_until(lambda: not list(base.iterdir()), PROMPT_SECONDS)
 
 

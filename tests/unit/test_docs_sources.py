@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import sqlite3
@@ -46,7 +47,7 @@ def here(tmp_path, monkeypatch):
     """Create a directory with the files that the examples name."""
     monkeypatch.setattr("sys.path", list(__import__("sys").path))
     (tmp_path / "flights.csv").write_text("dep_delay\n10\n\n20\n")
-    with sqlite3.connect(tmp_path / "hospital.db") as database:
+    with contextlib.closing(sqlite3.connect(tmp_path / "hospital.db")) as database, database:
         database.execute("create table stays (ward text, days integer, admitted text)")
         rows = [("a", 1, "x"), ("b", 2, "y"), ("a", None, "z")]
         database.executemany("insert into stays values (?, ?, ?)", rows)

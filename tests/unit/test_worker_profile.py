@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 
 import numpy as np
@@ -25,7 +26,7 @@ def duckdb(path, **options):
 
 
 def sql(path, **options):
-    with sqlite3.connect(path / "t.db") as connection:
+    with contextlib.closing(sqlite3.connect(path / "t.db")) as connection, connection:
         connection.execute("create table t (k int, day text, name text)")
         connection.executemany("insert into t values (?, ?, ?)", ROWS)
     own = {"url": "sqlite:///t.db", "query": "select k, day, name from t", "types": {"day": "date"}, "batch_rows": 2}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
 
@@ -25,7 +26,7 @@ ENDLESS = "with recursive t(i) as (select 1 union all select i + 1 from t)"
 @pytest.fixture
 def stays(tmp_path):
     """Return ``stays(query, **options)``: a source over its own database."""
-    with sqlite3.connect(tmp_path / "stays.db") as database:
+    with contextlib.closing(sqlite3.connect(tmp_path / "stays.db")) as database, database:
         database.executescript(ROWS)
     database.close()
 
@@ -174,7 +175,7 @@ def test_single_select_is_recognised_by_first_word_and_semicolons(text, statemen
 def test_source_is_read_only(stays, tmp_path):
     source = stays("with t as (select 1) insert into wards select 'x'", types={})
     assert "attempt to write a readonly database" in line(SourceError, source.describe)
-    with sqlite3.connect(tmp_path / "stays.db") as database:
+    with contextlib.closing(sqlite3.connect(tmp_path / "stays.db")) as database, database:
         assert database.execute("select count(*) from wards").fetchone() == (4,)
     database.close()
 
