@@ -111,7 +111,7 @@ def watch(cohort: Name, /, *, url: Url, json: Json = False) -> None:
 
 async def _tables(url: str, seconds: float) -> list[tuple[str, SiloTable]]:
     from fedbroker.cli.silo_table import SiloTable
-    from fedbroker.transport.coordinator.discovery import LobbyMessage
+    from fedbroker.transport.coordinator.announcements import LobbyMessage
     from fedbroker.transport.observer import CohortObserver
 
     tables: dict[str, SiloTable] = defaultdict(SiloTable)
@@ -150,7 +150,7 @@ async def _watch(url: str, cohort: str, json: bool) -> None:
 
 def _observer(url: str, cohort: str, changed: Callable[[], None]) -> tuple[SiloTable, CohortObserver]:
     from fedbroker.cli.silo_table import SiloTable
-    from fedbroker.transport.coordinator.discovery import LobbyMessage
+    from fedbroker.transport.coordinator.announcements import LobbyMessage
     from fedbroker.transport.observer import CohortObserver
 
     silos = SiloTable()

@@ -17,9 +17,13 @@ from fedbroker.credentials import readable_by_others
 from fedbroker.deadline import Deadline
 from fedbroker.errors import ConfigError
 from fedbroker.log import configure
+from fedbroker.text import count_text
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from fedbroker.diagnostics.finding import Finding
+    from fedbroker.errors import FedbrokerError
     from fedbroker.wire.messages import Announce
 
 __all__ = ["doctor"]
@@ -29,15 +33,20 @@ _SECRET_FILES: Final = ("FEDBROKER_URL_FILE", "FEDBROKER_ADMIN_URL_FILE")
 OPEN: Final = 20.0
 """Seconds to connect and hear the silos that are present."""
 
+KeysFile = Annotated[
+    Path | None,
+    cyclopts.Parameter(name="--keys", env_var="FEDBROKER_KEYS", help="The program's file of keys."),
+]
+
 Cohort = Annotated[str | None, cyclopts.Parameter(help="Also check the queues and silos of this cohort.")]
 
 
-def doctor(*, url: Url, cohort: Cohort = None, json: Json = False) -> int:
+def doctor(*, url: Url, cohort: Cohort = None, keys: KeysFile = None, json: Json = False) -> int:
     """Print the findings on this machine, the broker and, if given, the cohort; return the exit code."""
     from fedbroker.diagnostics.finding import exit_code_of, print_findings
 
     configure("auto", "error")
-    findings = asyncio.run(_examine(url, cohort)) + _exposed_secrets()
+    findings = asyncio.run(_examine(url, cohort, keys)) + _exposed_secrets()
     if json:
         print_json([finding.as_json() for finding in findings])
     else:
@@ -45,7 +54,7 @@ def doctor(*, url: Url, cohort: Cohort = None, json: Json = False) -> int:
     return exit_code_of(findings)
 
 
-async def _examine(url: str, cohort: str | None) -> list[Finding]:
+async def _examine(url: str, cohort: str | None, keys: Path | None) -> list[Finding]:
     from fedbroker.diagnostics import coordinator_role, examine
     from fedbroker.wire.messages import check_name
 
@@ -53,7 +62,7 @@ async def _examine(url: str, cohort: str | None) -> list[Finding]:
         check_name("cohort", cohort)
     runtime, findings = await asyncio.gather(_runtime(), examine(url, coordinator_role(cohort)))
     if cohort is not None and not any(finding.level == "problem" for finding in findings):
-        findings += await _silos(url, cohort)
+        findings += await _silos(url, cohort, keys)
     return [*runtime, *findings]
 
 
@@ -83,33 +92,61 @@ def _exposed_secrets() -> list[Finding]:
     ]
 
 
-async def _silos(url: str, cohort: str) -> list[Finding]:
-    """Return findings about the silos: which are present, and whether each would be admitted."""
+async def _silos(url: str, cohort: str, keys_file: Path | None) -> list[Finding]:
+    """Return findings about the silos: which are present, and whether each would be used with the program's keys."""
     from fedbroker.cli.silo_table import SiloTable
     from fedbroker.diagnostics.finding import Finding
     from fedbroker.errors import BrokerError, CohortError
-    from fedbroker.transport.coordinator.discovery import LobbyMessage
+    from fedbroker.transport.coordinator.announcements import AnnouncementReader, LobbyMessage
     from fedbroker.transport.observer import CohortObserver
+    from fedbroker.transport.signed_messages import CoordinatorEnvelopes
+    from fedbroker.trust.keyring import coordinator_keys
+    from fedbroker.wire.limits import DEFAULT_LIMITS
 
     silos = SiloTable()
 
     def on_message(message: LobbyMessage) -> None:
         silos.update(message, time.monotonic())
 
-    observer = CohortObserver(url, cohort, on_message)
+    try:
+        keys = None if keys_file is None else coordinator_keys(keys_file)
+    except ConfigError as error:
+        return [Finding.problem("keys", error)]
+    reader = AnnouncementReader(cohort, DEFAULT_LIMITS, CoordinatorEnvelopes(cohort, keys))
+    observer = CohortObserver(url, cohort, on_message, reader=reader)
     try:
         await observer.open(Deadline.after(OPEN))
         await observer.close()
     except BrokerError as error:
         return [Finding.problem("silos", error)]
     present = [row.announce for row in silos.rows(time.monotonic()) if row.state == "present"]
-    if not present:
+    ignored = _ignored(reader.ignored)
+    if not present and not ignored:
         empty = CohortError(
             f"cohort {cohort!r} has no silo", hint="start silos (`fedbroker-silo run`), or correct the cohort's name"
         )
         return [Finding.warning("silos", empty)]
-    names = ", ".join(announce.silo for announce in present)
-    return [Finding.ok("silos", f"{len(present)} in cohort {cohort!r}: {names}"), *map(_version, present)]
+    if present:
+        names = ", ".join(announce.silo for announce in present)
+        ignored.append(Finding.ok("silos", f"{len(present)} in cohort {cohort!r}: {names}"))
+    return [*ignored, *map(_version, present)]
+
+
+def _ignored(ignored: Mapping[str, FedbrokerError]) -> list[Finding]:
+    """Return a finding for each reason why a program with these keys would ignore silos that are present."""
+    from fedbroker.diagnostics.finding import Finding
+    from fedbroker.errors import CohortError
+
+    silos: dict[tuple[str, str], list[str]] = {}
+    for silo, error in ignored.items():
+        silos.setdefault((error.what, error.hint), []).append(silo)
+    return [
+        Finding.problem(
+            "keys",
+            CohortError(f"{count_text(len(names), 'silo')} ignored ({', '.join(sorted(names))}): {what}", hint=hint),
+        )
+        for (what, hint), names in silos.items()
+    ]
 
 
 def _version(announce: Announce) -> Finding:

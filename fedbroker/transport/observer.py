@@ -17,7 +17,8 @@ from fedbroker.transport.amqp.dial import connect
 from fedbroker.transport.amqp.message import Delivery
 from fedbroker.transport.amqp.reconnecting import ReconnectingConnection
 from fedbroker.transport.amqp.url import parse
-from fedbroker.transport.coordinator.discovery import CONFIRM_TIMEOUT, LobbyListener, LobbyMessage
+from fedbroker.transport.coordinator.announcements import AnnouncementReader, LobbyMessage
+from fedbroker.transport.coordinator.discovery import CONFIRM_TIMEOUT, LobbyListener
 from fedbroker.trust.envelope import unverified_body
 from fedbroker.wire.codec import decode
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
@@ -39,6 +40,7 @@ class CohortObserver:
         cohort: the cohort to observe; None for all cohorts.
         on_message: called for each announcement and departure of a silo (on the event loop, must not block).
         limits: bounds on messages.
+        reader: reads announcements as a coordinator of the cohort does; None: they are not verified.
 
     Raises:
         ConfigError: a bad URL or name.
@@ -51,10 +53,12 @@ class CohortObserver:
         on_message: Callable[[LobbyMessage], None],
         *,
         limits: Limits = DEFAULT_LIMITS,
+        reader: AnnouncementReader | None = None,
     ) -> None:
         self._address = parse(url)
         self._cohort = None if cohort is None else check_name("cohort", cohort)
         self._limits = limits
+        self._reader = reader
         self._queue = topology.roster_queue(f"look-{secrets.token_hex(6)}", cohort or "*")
         self._connection = ReconnectingConnection(
             self._address, f"fedbroker observer {cohort or ''}".strip(), self._set_up
@@ -121,6 +125,8 @@ class CohortObserver:
 
     def _read(self, delivery: Delivery) -> LobbyMessage | None:
         """Return the announcement or departure if its routing key matches the silo that it names."""
+        if self._reader is not None:
+            return self._reader.read(delivery.body, delivery.key)
         try:
             message = decode(unverified_body(delivery.body), self._limits).message
         except WireError as error:

@@ -79,6 +79,11 @@ class CoordinatorEnvelopes:
         """True if messages are signed."""
         return self._authenticator.keys is not None
 
+    @property
+    def is_sealed(self) -> bool:
+        """True if work and notices are sealed."""
+        return self._authenticator.seals
+
     def work(self, item: WorkItem, body: bytes) -> bytes:
         """Return the signed message for a work item."""
         if self._authenticator.keys is None:
@@ -188,6 +193,11 @@ class SiloEnvelopes:
     def is_signed(self) -> bool:
         """True if messages are signed."""
         return self._authenticator.keys is not None
+
+    @property
+    def requires_sealing(self) -> bool:
+        """True if work and notices that are not sealed are rejected."""
+        return self._authenticator.seals
 
     @property
     def signers(self) -> frozenset[str]:

@@ -232,6 +232,7 @@ class Announce(msgspec.Struct, frozen=True, tag="announce"):
         version: of the silo's distribution.
         capabilities: features that the silo supports beyond the first version of the protocol.
         in_flight: number of work items in progress.
+        sealed_only: the silo rejects work and notices that are not sealed.
     """
 
     cohort: Name
@@ -242,6 +243,7 @@ class Announce(msgspec.Struct, frozen=True, tag="announce"):
     version: str = ""
     capabilities: tuple[str, ...] = ()
     in_flight: int = 0
+    sealed_only: bool = False
 
 
 class Leave(msgspec.Struct, frozen=True, tag="leave"):

@@ -17,8 +17,8 @@ from tests.support.transports import silo_transport
 COORDINATOR, EWR, STRANGER = Identity(b"c" * 32), Identity(b"e" * 32), Identity(b"s" * 32)
 
 
-def silo_keys(own: Identity) -> Keys:
-    return Keys(own, {"coordinator": COORDINATOR.public})
+def silo_keys(own: Identity, *, seal: bool = False) -> Keys:
+    return Keys(own, {"coordinator": COORDINATOR.public}, seal)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,13 @@ def silo_keys(own: Identity) -> Keys:
             f"1 silo ignored: a message is signed with an unknown key: {STRANGER.public.id.hex()}",
             "give this side the other's public key",
             True,
+        ),
+        (
+            silo_keys(EWR, seal=True),
+            Keys(COORDINATOR, {"ewr": EWR.public}),
+            "1 silo ignored: silo 'ewr' takes sealed work only, and this program does not seal",
+            "set seal = true",
+            False,
         ),
     ],
 )
@@ -72,3 +79,13 @@ async def test_missing_silo_beside_a_present_one_asks_for_more_silos(broker: Pri
         with pytest.raises(CohortTimeout, match=r"\(present: ewr\); start more silos") as caught:
             await ours.gather(2, 2.0)
     assert "ignored" not in str(caught.value)
+
+
+@pytest.mark.parametrize("seal", [False, True])
+async def test_silo_takes_part_in_a_program_that_seals(broker: PrivateBroker, cohort: str, seal: bool) -> None:
+    async with (
+        silo_transport(broker.url, cohort, keys=silo_keys(EWR, seal=seal)),
+        CoordinatorCohort(broker.url, cohort, keys=Keys(COORDINATOR, {"ewr": EWR.public}, seal=True)) as ours,
+        asyncio.timeout(60),
+    ):
+        assert [member.name for member in await ours.gather(1, 30.0)] == ["ewr"]

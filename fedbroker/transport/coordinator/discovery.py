@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
-from typing import Final, TypeAlias
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
 
 from fedbroker.deadline import Deadline
-from fedbroker.errors import Forged, WireError
+from fedbroker.errors import FedbrokerError
 from fedbroker.log import get_logger
-from fedbroker.lru import LruMap
 from fedbroker.transport.amqp.connection import Connection, declare_with_failover
 from fedbroker.transport.amqp.message import Delivery
+from fedbroker.transport.coordinator.announcements import AnnouncementReader, LobbyMessage
 from fedbroker.transport.signed_messages import CoordinatorEnvelopes
-from fedbroker.transport.topology import Queue, lobby_queue, roster_queue, silo_key
-from fedbroker.wire.codec import decode
+from fedbroker.transport.topology import Queue, lobby_queue, roster_queue
 from fedbroker.wire.limits import Limits
 from fedbroker.wire.messages import Announce, Leave
 
-__all__ = ["LobbyListener", "LobbyMessage", "SiloDiscovery"]
+__all__ = ["LobbyListener", "SiloDiscovery"]
 
 _log = get_logger(__name__)
-
-LobbyMessage: TypeAlias = Announce | Leave
 
 PREFETCH: Final = 64
 """Announcements in flight from the broker; each is small and handled at once."""
 CONFIRM_TIMEOUT: Final = 1.0
 """Seconds for a silo found in the lobby to announce itself again: a running one needs one round trip."""
-
-MAX_IGNORED: Final = 64
-"""Silos whose unverified announcements are remembered for an error: more would not fit its line."""
 
 
 class LobbyListener:
@@ -127,9 +121,6 @@ class SiloDiscovery:
         on_announce: called for each announcement.
         on_leave: called for each departure.
         on_forged: called with a silo's name, an empty session id and a reason, for each forged announcement.
-
-    Attributes:
-        ignored: why a silo's latest announcement could not be verified, by the silo's name.
     """
 
     def __init__(
@@ -144,14 +135,16 @@ class SiloDiscovery:
     ) -> None:
         self._cohort = cohort
         self._coordinator_id = coordinator_id
-        self._limits = limits
         self._on_announce = on_announce
         self._on_leave = on_leave
-        self._envelopes = envelopes
-        self._on_forged = on_forged
-        self.ignored: LruMap[str, Forged] = LruMap(MAX_IGNORED)
+        self._reader = AnnouncementReader(cohort, limits, envelopes, on_forged)
         self._queue: Queue | None = None  # under the name that it had the last time
         self._listener = LobbyListener(self._read_delivery, self._on_message, limits.max_lobby_entries)
+
+    @property
+    def ignored(self) -> Mapping[str, FedbrokerError]:
+        """Why a silo's latest announcement is ignored, by the silo's name."""
+        return self._reader.ignored
 
     async def listen(self, connection: Connection) -> None:
         """Listen on a connection, then empty the lobby."""
@@ -159,7 +152,7 @@ class SiloDiscovery:
         await connection.declare((), (roster,))
         self._queue = await declare_with_failover(connection, lobby_queue(self._cohort), self._queue)
         await self._listener.consume(connection, roster)
-        self._listener.expect(map(self._read, await connection.take_all(self._queue)))
+        self._listener.expect(map(self._reader.read, await connection.take_all(self._queue)))
 
     async def confirmed(self, deadline: Deadline) -> None:
         """Wait until the silos found in the lobby have announced themselves again, for at most a second."""
@@ -172,30 +165,4 @@ class SiloDiscovery:
             self._on_leave(message)
 
     def _read_delivery(self, delivery: Delivery) -> LobbyMessage | None:
-        return self._read(delivery.body, delivery.key)
-
-    def _read(self, body: bytes, key: str | None = None) -> LobbyMessage | None:
-        """Return a verified announcement or departure of this cohort; None (after a report or log line) for others."""
-        try:
-            unsigned, signer = self._envelopes.announcement(body)
-            message = decode(unsigned, self._limits).message
-            if not isinstance(message, Announce | Leave) or message.cohort != self._cohort:
-                raise WireError(f"a {type(message).__name__} that does not belong in the lobby of {self._cohort!r}")
-            if signer not in (None, message.silo):
-                raise Forged(f"an announcement of {message.silo!r} that {signer!r} has signed")
-            if key is not None and key != silo_key(message.cohort, message.silo):
-                raise WireError(f"a message of {message.silo!r} under the routing key {key!r}")
-        except Forged as error:
-            silo = (key or "").rpartition(".")[2]
-            if silo:
-                self.ignored[silo] = error
-            if self._envelopes.is_signed:
-                self._on_forged(silo, "", error.what)
-            else:  # without keys nothing can be verified: a signed announcement is no attack
-                _log.warning("announcement_ignored", silo=silo, reason=error.what)
-            return None
-        except WireError as error:
-            _log.warning("message_dropped", at="lobby", reason=error.what)
-            return None
-        self.ignored.pop(message.silo, None)
-        return message
+        return self._reader.read(delivery.body, delivery.key)

@@ -14,7 +14,7 @@ from typing import Final
 
 from fedbroker import tracing
 from fedbroker.deadline import Deadline
-from fedbroker.errors import BrokerError, BrokerLost, Forged, WireError
+from fedbroker.errors import BrokerError, BrokerLost, FedbrokerError, Forged, WireError
 from fedbroker.log import get_logger
 from fedbroker.transport import topology
 from fedbroker.transport.amqp.connection import (
@@ -154,8 +154,8 @@ class CoordinatorTransport:
         return self._router.late
 
     @property
-    def ignored(self) -> Mapping[str, Forged]:
-        """Why a silo's latest announcement could not be verified, by the silo's name."""
+    def ignored(self) -> Mapping[str, FedbrokerError]:
+        """Why a silo's latest announcement is ignored, by the silo's name."""
         return self._discovery.ignored
 
     async def open(self, deadline: Deadline, patience: float = 0.0) -> None:

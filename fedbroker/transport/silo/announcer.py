@@ -58,6 +58,7 @@ class Announcer:
         envelope: signs an announcement.
         signers: the fingerprints of the coordinators that may write to this silo, each of which decides for itself: the
             silo pauses only while all of them have rejected it. One empty string if messages are not signed.
+        sealed_only: whether the silo rejects messages that are not sealed.
     """
 
     def __init__(
@@ -69,12 +70,14 @@ class Announcer:
         *,
         envelope: Callable[[bytes], bytes] = lambda body: body,
         signers: Collection[str] = ("",),
+        sealed_only: bool = False,
     ) -> None:
         self._control = control
         self._bulk = bulk
         self._heartbeat = heartbeat
         self._announcement = announcement
         self._envelope = envelope
+        self._sealed_only = sealed_only
         self._cue = asyncio.Event()
         self._latest = ""
         self._interval = heartbeat
@@ -165,7 +168,9 @@ class Announcer:
 
     async def _announce(self, deadline: Deadline) -> None:
         await self._bulk.ready(deadline)
-        announcement = msgspec.structs.replace(self._announcement(), heartbeat=self._interval)
+        announcement = msgspec.structs.replace(
+            self._announcement(), heartbeat=self._interval, sealed_only=self._sealed_only
+        )
         self._latest = secrets.token_hex(8)
         await self._control.publish(self._outgoing(announcement, encode(announcement), self._latest), deadline)
 

@@ -138,6 +138,7 @@ class SiloTransport:
             announcement,
             envelope=self._envelopes.announcement,
             signers=self._envelopes.signers,
+            sealed_only=self._envelopes.requires_sealing,
         )
         self._work_consumer = WorkConsumer(
             self._control,
