@@ -18,6 +18,9 @@ import pytest
 from fedbroker.broker import PrivateBroker
 from fedbroker.diagnostics import coordinator_role, examine, silo_role
 from fedbroker.diagnostics.finding import exit_code_of
+from fedbroker.trust import Identity
+from fedbroker.trust.keyring import SECRET as SECRET_FILE
+from fedbroker.trust.keyring import Keys, keys_table
 from tests.support.pages import blocks
 from tests.support.tls_broker import tls_broker
 from tests.support.transports import coordinator_transport, eventually, queue_admin, silo_transport
@@ -115,6 +118,39 @@ async def test_check_of_an_unknown_cohort_creates_nothing(broker, cohort):
     async with queue_admin(broker.url) as look:
         for queue in (f"lobby.{cohort}", f"dead.{cohort}", f"work.{cohort}.ewr", f"mailbox.{cohort}.ewr"):
             assert not await look.has_queue(f"fedbroker.{queue}")
+
+
+@pytest.mark.parametrize(
+    ("seal", "keys", "words"),
+    [
+        (True, None, ["1 silo ignored (ewr): a message is signed, but this side has no keys", "FEDBROKER_KEYS"]),
+        (True, False, ["1 silo ignored (ewr): silo 'ewr' takes sealed work only", "set seal = true"]),
+        (True, True, None),
+        (False, False, None),
+    ],
+)
+async def test_keys_that_do_not_fit_are_reported(broker, cohort, tmp_path, seal, keys, words):
+    """Check a cohort of one enrolled silo with no keys (None), and with keys that seal or do not."""
+    coordinator, silo = Identity(b"c" * 32), Identity(b"e" * 32)
+    file = tmp_path / "keys.toml"
+    file.write_text(keys_table({"ewr": silo.public}, seal=bool(keys)))
+    (tmp_path / SECRET_FILE).write_text(coordinator.reveal())
+    given = [] if keys is None else ["--keys", str(file)]
+    async with silo_transport(broker.url, cohort, keys=Keys(silo, {"ours": coordinator.public}, seal)):
+        code, out, err = await doctor(broker.url, "--cohort", cohort, *given, "--json")
+    found = {one["subject"]: one for one in json.loads(out)}
+    assert err == ""
+    if words is None:
+        assert (code, "keys" in found, found["silos"]["level"]) == (0, False, "ok")
+        return
+    assert (code, "silos" in found) == (4, False)
+    assert (found["keys"]["level"], found["keys"]["code"]) == ("problem", "FB3000")
+    assert all(word in found["keys"]["what"] + found["keys"]["hint"] for word in words)
+
+
+async def test_unreadable_keys_are_reported(broker, cohort, tmp_path):
+    code, out, _ = await doctor(broker.url, "--cohort", cohort, "--keys", str(tmp_path / "nosuch.toml"), "--json")
+    assert (code, json.loads(out)[-1]["subject"], json.loads(out)[-1]["code"]) == (2, "keys", "FB1001")
 
 
 async def test_silo_of_another_version_series_is_reported(broker, cohort, monkeypatch):
