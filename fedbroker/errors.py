@@ -82,25 +82,33 @@ class FedbrokerError(Exception):
         hint: what to do about it, or empty.
         retryable: True if the same call may succeed on another try, because a process died or a connection was lost.
         computation: the name of the computation that was invoked, or None outside of an invocation.
+        earlier: the error of the first attempt, if this is the error of a later one; None if both are the same.
     """
 
     code: ClassVar[str] = "FB0000"
     retryable: bool = False
     computation: str | None = None
+    earlier: FedbrokerError | None = None
 
     def __init__(self, what: str, *, hint: str = "") -> None:
         super().__init__(what, hint)
         self.what = what
         self.hint = hint
 
+    def because(self, cause: FedbrokerError) -> None:
+        """Add the cause to this error; its remedy replaces this one's."""
+        self.what = f"{self.what}; the cause: {cause.what}"
+        self.hint = cause.hint
+
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle and copy the fields; the arguments of the constructor are not kept."""
         return _restored, (type(self), self.args, self.__dict__)
 
     def __str__(self) -> str:
-        """Return one printable line: the code, the computation, what happened, what to do."""
+        """Return one printable line: the code, the computation, what happened, also at first, what to do."""
         where = f"{self.computation}: " if self.computation else ""
-        line = f"[{self.code}] {where}{self.what}" + (f"; {self.hint}" if self.hint else "")
+        first = f" (the first attempt: {self.earlier.what})" if self.earlier is not None else ""
+        line = f"[{self.code}] {where}{self.what}{first}" + (f"; {self.hint}" if self.hint else "")
         return printable(" ".join(filter(None, map(str.strip, line.splitlines()))), None)
 
 

@@ -299,8 +299,9 @@ async def with_retries(
 
     Raises:
         DeadlineExceeded: the time was up.
-        FedbrokerError: the error of the last attempt.
+        FedbrokerError: the error of the last attempt; ``earlier`` is that of the first, if it says something else.
     """
+    first: FedbrokerError | None = None
     deadline = Deadline.never() if seconds is None else Deadline.after(seconds)
     try:
         async with asyncio.timeout(None if seconds is None else seconds + OVERTIME):
@@ -308,6 +309,9 @@ async def with_retries(
                 try:
                     return await run(deadline)
                 except FedbrokerError as error:
+                    if first is not None and first.what != error.what:
+                        error.earlier = first  # what went wrong first may be the cause of all that followed
+                    first = first or error
                     wait = pause * 2**number * random.uniform(0.5, 1.0)
                     if not error.retryable or number == retries or wait >= deadline.left():
                         raise

@@ -177,7 +177,10 @@ class CoordinatorCohort:
                 async with asyncio.timeout(deadline.left()):
                     await self._roster_changed.wait()
             except TimeoutError:
-                raise self._too_few(min_silos, join_timeout, pool) from None
+                error = self._too_few(min_silos, join_timeout, pool)
+                if (trouble := await self._transport.trouble()) is not None:
+                    error.because(trouble)  # silos cannot announce themselves at a broker that accepts no messages
+                raise error from None
 
     async def newcomer(self, fits: Callable[[Member], bool]) -> Member:
         """Wait, without a time limit, until a silo that fits is present, and return it."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from fedbroker.deadline import Deadline
+from fedbroker.errors import FedbrokerError
 from fedbroker.session.merge_scheduler import MergeScheduler
 from fedbroker.session.roster import Member
 from fedbroker.transport.coordinator.requests import Dead
@@ -71,6 +72,10 @@ class SessionTransport(Protocol):
     @property
     def results(self) -> Results:
         """The store in which the silos' blobs arrive."""
+        ...
+
+    async def trouble(self) -> FedbrokerError | None:
+        """Return why the broker accepts no messages at the moment; None if it accepts them."""
         ...
 
     async def send_blob(

@@ -10,7 +10,7 @@ from typing import Final
 
 from fedbroker import tracing
 from fedbroker.deadline import Deadline
-from fedbroker.errors import FedbrokerError, JournalError
+from fedbroker.errors import FedbrokerError, JournalError, StragglerTimeout
 from fedbroker.session.journal import SessionJournal
 from fedbroker.session.merge_scheduler import upload_allowance
 from fedbroker.session.ports import SessionTransport, StageWork
@@ -185,6 +185,8 @@ class StageRunner:
                 await self._run_tasks()
                 self._finish()
             except FedbrokerError as error:
+                if isinstance(error, StragglerTimeout) and (trouble := await session.transport.trouble()) is not None:
+                    error.because(trouble)  # silos cannot answer through a broker that accepts no messages
                 self._finish(error)
                 raise
             finally:

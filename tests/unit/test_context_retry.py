@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from fedbroker.context.coordinator import with_retries
-from fedbroker.errors import BrokerLost, DeadlineExceeded, SiloError
+from fedbroker.errors import BrokerLost, CohortTimeout, DeadlineExceeded, SiloError
 
 
 class Attempts:
@@ -76,3 +76,22 @@ async def test_each_attempt_has_the_same_deadline():
     with pytest.raises(BrokerLost):
         await with_retries(once, retries=1, seconds=30.0, pause=0.001)
     assert seen[0] == seen[1]
+
+
+async def test_last_error_names_the_first_one():
+    errors = [LOST, CohortTimeout("airports", 1, [], [], 3.0)]
+
+    async def once(deadline):
+        raise errors.pop(0)
+
+    with pytest.raises(CohortTimeout) as caught:
+        await with_retries(once, retries=2, seconds=None, pause=0.001)
+    assert caught.value.earlier is LOST
+    assert "(present: none) (the first attempt: gone); start more silos" in str(caught.value)
+
+
+async def test_error_that_repeats_is_named_once():
+    once = Attempts(3, LOST)
+    with pytest.raises(BrokerLost) as caught:
+        await with_retries(once, retries=2, seconds=None, pause=0.001)
+    assert caught.value.earlier is None

@@ -55,6 +55,7 @@ class ScriptedLane:
         self.fetched = []
         self.comes_when_fetched = {}  # silo -> blobs
         self.comes_with = {}  # number of the request -> a blob
+        self.broken = None  # why the broker accepts no messages
 
     @property
     def results(self):
@@ -77,6 +78,9 @@ class ScriptedLane:
     async def fetch(self, silo, session_id, stage, incarnation):
         self.fetched.append(silo)
         self.stored |= self.comes_when_fetched.get(silo, {})
+
+    async def trouble(self):
+        return self.broken
 
     async def send_blob(self, digest, data, *, silo, deadline, session_id=""):
         self.blobs.append((digest, silo))
@@ -278,6 +282,15 @@ async def test_timed_out_silo_ends_the_stage_at_its_deadline(answer):
     lane = ScriptedLane(ewr=[answer], jfk=[None])
     with pytest.raises(StragglerTimeout) as caught:
         await run(session(lane, stage_timeout=0.1), work())
+    assert caught.value.silos == ("ewr", "jfk")
+
+
+async def test_broker_that_accepts_no_messages_is_the_cause_of_a_timeout():
+    lane = ScriptedLane(ewr=[Dead("ewr", "s", 0, "expired")], jfk=[None])
+    lane.broken = BrokerLost("the broker accepts no messages", hint="free memory")
+    one = session(lane, stage_timeout=0.1)
+    with pytest.raises(StragglerTimeout, match="the cause: the broker accepts no messages; free memory") as caught:
+        await run(one, work())
     assert caught.value.silos == ("ewr", "jfk")
 
 

@@ -18,6 +18,7 @@ import aiormq.abc
 
 from fedbroker.errors import BrokerError
 from fedbroker.log import get_logger
+from fedbroker.transport.amqp.alarm import Alarm
 from fedbroker.transport.amqp.channel import Channel, Consumer
 from fedbroker.transport.amqp.dial import Connected
 from fedbroker.transport.amqp.exceptions import (
@@ -111,6 +112,11 @@ class Connection:
     def endpoint(self) -> Endpoint:
         """The broker host at the other end."""
         return self._connected.endpoint
+
+    @property
+    def alarm(self) -> Alarm:
+        """The broker's alarm for memory or disk space, as this connection sees it."""
+        return self._connected.alarm
 
     @property
     def alive(self) -> bool:

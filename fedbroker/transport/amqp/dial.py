@@ -17,6 +17,7 @@ from yarl import URL
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, BrokerRefused, BrokerUnreachable, ConfigError
+from fedbroker.transport.amqp.alarm import Alarm
 from fedbroker.transport.amqp.exceptions import guarded
 from fedbroker.transport.amqp.message import install_tolerant_decoders
 from fedbroker.transport.amqp.proxy import open_tunnel
@@ -64,11 +65,15 @@ class Connected:
     Attributes:
         amqp: the aio-pika connection.
         endpoint: the broker host at the other end.
+        alarm: the broker's alarm for memory or disk space.
     """
 
     def __init__(self, amqp: aio_pika.Connection, sockets: _Sockets, endpoint: Endpoint) -> None:
         self.amqp = amqp
         self.endpoint = endpoint
+        self.alarm = Alarm()
+        if amqp.transport is not None:
+            self.alarm.watch(amqp.transport.connection)
         self._sockets = sockets
 
     async def close(self) -> None:

@@ -11,6 +11,7 @@ from typing import Final
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerLost, BrokerUnreachable, NameTaken
 from fedbroker.log import get_logger
+from fedbroker.transport.amqp.alarm import blocked
 from fedbroker.transport.amqp.connection import Connection, TrafficCounters
 from fedbroker.transport.amqp.dial import connect
 from fedbroker.transport.amqp.exceptions import ConnectionLost, Nacked, RetrySetup, Unroutable
@@ -219,7 +220,7 @@ class ReconnectingConnection:
             except BrokerLost:
                 if deadline.passed() or not self._is_open:
                     raise
-                if self._is_up:
+                if self._is_up and not self.alarm:
                     return
 
     async def _publish(self, message: Outgoing, deadline: Deadline) -> None:
@@ -229,8 +230,11 @@ class ReconnectingConnection:
             connection = await self.ready(deadline)
             try:
                 async with asyncio.timeout(deadline.left()):
+                    await _accepting(connection)
                     return await connection.publish(message)
             except TimeoutError:
+                if connection.alarm.reason:
+                    raise blocked(self._address, connection.alarm.reason) from None
                 raise BrokerLost(
                     f"the broker at {self._address} did not confirm a message in time",
                     hint="see whether it is short of memory or disk (`rabbitmqctl status`, alarms)",
@@ -265,6 +269,21 @@ class ReconnectingConnection:
                 await asyncio.sleep(ROUTE_PAUSE)
 
     @property
+    def alarm(self) -> str:
+        """The reason of the broker's alarm, if the present connection knows of one; else empty."""
+        return "" if self._connection is None else self._connection.alarm.reason
+
+    async def check(self, message: Outgoing, deadline: Deadline) -> None:
+        """Publish a message twice: the broker accepts one more from a connection before it tells it of an alarm.
+
+        Raises:
+            BrokerLost: not confirmed by the deadline; names the alarm if there is one.
+            BrokerRefused: the broker refuses the message on every attempt.
+        """
+        await self.publish(message, deadline)
+        await self.publish(message, deadline)
+
+    @property
     def _is_open(self) -> bool:
         """True while connected or reconnecting."""
         return not self._closed and self._supervisor is not None
@@ -278,6 +297,12 @@ class ReconnectingConnection:
             f"no connection with the broker at {self._address}: {self._reason}",
             hint="start the broker again, or repair the network; reconnection is automatic",
         )
+
+    def _on_alarm(self, reason: str) -> None:
+        if reason:
+            _log.warning("broker_blocked", connection=self._name, reason=f"the broker is {reason}")
+        else:
+            _log.info("broker_unblocked", connection=self._name)
 
     def _log_failure(self, error: Exception) -> None:
         """Log the reason of a failed attempt, once for each new reason."""
@@ -296,6 +321,7 @@ class ReconnectingConnection:
                 retryable=True,
                 hint="correct host and port in its URL, or see what blocks the connection (a firewall?)",
             ) from None
+        connected.alarm.on_change = self._on_alarm
         connection = None
         try:
             async with asyncio.timeout(deadline.left()):
@@ -337,3 +363,17 @@ class ReconnectingConnection:
                 return await self._dial(Deadline.after(DIAL_TIMEOUT))
             except Exception as error:  # of any kind: no caller waits for it, and the next attempt may succeed
                 self._log_failure(error)
+
+
+async def _accepting(connection: Connection) -> None:
+    """Wait while the broker accepts no messages from a connection, or until it ends: the next publish tells.
+
+    A message that is published during an alarm would stay in our memory, and so would each further attempt.
+    """
+    if not connection.alarm.reason:
+        return
+    over = asyncio.create_task(connection.alarm.over())
+    try:
+        await asyncio.wait([over, connection.down], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        over.cancel()

@@ -73,6 +73,8 @@ EXPIRY_MARGIN: Final = 0.1
 """Share of its time, up to ``GRACE`` seconds, by which a work item expires at the broker before its deadline."""
 NOTICE_TIMEOUT: Final = 5.0
 """Seconds to publish a notice: it is sent at best effort, and must not hold up the end of a session."""
+TROUBLE_TIMEOUT: Final = 3.0
+"""Seconds for the broker to confirm the messages that check it: a live broker needs a fraction of one."""
 RESULTS_LINGER: Final = 15.0
 """Seconds for which an output is kept after its last use: a duplicate of the reply may still name it."""
 
@@ -285,6 +287,19 @@ class CoordinatorTransport:
             await self._control.publish(message, Deadline.after(NOTICE_TIMEOUT))
         except BrokerError as error:
             _log.warning("notice_not_sent", kind=type(notice).__name__, silo=silo, reason=str(error))
+
+    async def trouble(self) -> BrokerLost | None:
+        """Return why the broker accepts no messages at the moment, as during an alarm; None if it accepts them."""
+        unheard = topology.silo_key(self._cohort, self.coordinator_id)  # no queue is bound with it
+        try:
+            await self._control.check(
+                Outgoing(topology.MAIL, unheard, b"", persistent=False), Deadline.after(TROUBLE_TIMEOUT)
+            )
+        except BrokerLost as error:
+            return error
+        except BrokerError as error:
+            _log.debug("broker_not_checked", reason=str(error))
+        return None
 
     async def _publish(self, item: Outgoing, deadline: Deadline) -> None:
         try:
