@@ -128,6 +128,41 @@ async def test_wrong_password_is_an_error(broker: PrivateBroker, cohort: str) ->
 async def test_unknown_virtual_host_is_an_error(broker: PrivateBroker, cohort: str) -> None:
     line = await refusal(broker.url + "nosuch", cohort, BrokerRefused)
     assert "refused vhost 'nosuch'" in line
+    assert "vhost nosuch not found" in line  # the broker's words
+
+
+@pytest.fixture
+def limited(broker: PrivateBroker) -> Iterator[tuple[str, Callable[[str], object]]]:
+    """Make a virtual host; return its URL and a function that sets its limits."""
+    name = "v" + secrets.token_hex(4)
+    user = broker.url.partition("//")[2].partition(":")[0]
+    broker.ctl("add_vhost", name)
+    broker.ctl("set_permissions", "-p", name, user, ".*", ".*", ".*")
+    yield broker.url + name, lambda limits: broker.ctl("set_vhost_limits", "-p", name, limits)
+    broker.ctl("delete_vhost", name)
+
+
+async def test_limit_of_connections_is_named(limited: tuple[str, Callable[[str], object]], cohort: str) -> None:
+    url, limit = limited
+    limit('{"max-connections": 0}')
+    line = await refusal(url, cohort, BrokerRefused)
+    assert "connection limit (0) is reached; have the broker's operator raise the limit" in line
+    assert "correct the vhost" not in line
+
+
+async def test_limit_of_queues_is_named(limited: tuple[str, Callable[[str], object]], cohort: str) -> None:
+    url, limit = limited
+    limit('{"max-queues": 0}')
+    for transport in (EchoSilo(url, cohort).transport, RecordingCoordinator(url, cohort).transport):
+        with pytest.raises(BrokerRefused, match=r"the broker makes no queue 'fedbroker\.") as caught:
+            await transport.open(Deadline.after(10))
+        assert type(caught.value) is BrokerRefused
+        assert "(0) is reached" in caught.value.what
+        assert "raise the limit" in caught.value.hint
+        assert "delete" not in str(caught.value)
+    limit('{"max-queues": 100}')
+    async with silo_transport(url, cohort), coordinator_transport(url, cohort) as coordinator:
+        assert await coordinator.ask("ewr") == b"ok"
 
 
 @pytest.fixture(scope="module")

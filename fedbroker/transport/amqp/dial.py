@@ -18,7 +18,13 @@ from yarl import URL
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, BrokerRefused, BrokerUnreachable, ConfigError
 from fedbroker.transport.amqp.alarm import Alarm
-from fedbroker.transport.amqp.exceptions import guarded
+from fedbroker.transport.amqp.exceptions import (
+    LIMIT_REACHED,
+    broker_words,
+    guarded,
+    limit_reached,
+    show_close_reasons,
+)
 from fedbroker.transport.amqp.message import install_tolerant_decoders
 from fedbroker.transport.amqp.proxy import open_tunnel
 from fedbroker.transport.amqp.url import Address, Endpoint
@@ -103,6 +109,7 @@ async def connect(address: Address, name: str, deadline: Deadline | None = None)
         ConfigError: a certificate or key of ours cannot be read.
     """
     _silence_loggers()
+    show_close_reasons()
     install_tolerant_decoders()
     failed: dict[Endpoint, BrokerError] = {}
     hosts = address.next_order()
@@ -260,9 +267,12 @@ def _typed_error(error: Exception, endpoint: Endpoint, address: Address) -> Exce
                 hint="correct `auth` in the broker's URL (PLAIN or EXTERNAL), or enable it at the broker",
             )
         case aiormq.exceptions.InvalidFrameError() if "Connection.OpenOk" in str(error):
-            # aiormq hides the broker's reply here; it is always 530 NOT_ALLOWED.
+            words = broker_words(error)  # of the reply 530 NOT_ALLOWED
+            if LIMIT_REACHED in words:
+                return limit_reached(f"the broker at {endpoint} refused the connection", words)
             return BrokerRefused(
-                f"the broker at {endpoint} refused vhost {address.vhost!r} to user {address.user!r}",
+                f"the broker at {endpoint} refused vhost {address.vhost!r} to user {address.user!r}"
+                + (f" ({words})" if words else ""),
                 hint="correct the vhost in the URL, or at the broker `rabbitmqctl add_vhost` and `set_permissions`",
             )
         case _:

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable
 from typing import Final, TypeVar
 
 import aiormq.exceptions
+from pamqp import commands
 
 from fedbroker.errors import BrokerError, BrokerRefused, TopologyMismatch
+from fedbroker.text import printable
 
 __all__ = [
     "IN_USE",
+    "LIMIT_REACHED",
     "ConnectionLost",
     "Locked",
     "Nacked",
     "NotFound",
     "RetrySetup",
     "Unroutable",
+    "broker_words",
     "first_line",
     "forbidden",
     "guarded",
+    "limit_reached",
     "not_enrolled",
     "refused",
+    "show_close_reasons",
     "translated",
 ]
 
@@ -30,6 +37,10 @@ _T = TypeVar("_T")
 
 IN_USE: Final = "exclusive use"
 """Words in the broker's error if a queue has an exclusive consumer, and not if a permission is missing."""
+
+
+LIMIT_REACHED: Final = "is reached"
+"""Words in the broker's error if a limit of the virtual host or the user excludes one more connection or queue."""
 
 
 class ConnectionLost(Exception):
@@ -77,6 +88,14 @@ def forbidden(what: str, error: Exception) -> BrokerRefused:
     )
 
 
+def limit_reached(what: str, words: str) -> BrokerRefused:
+    """Return the error for a limit of the virtual host or the user; ``words`` are the broker's."""
+    return BrokerRefused(
+        f"{what}: {words}",
+        hint="have the broker's operator raise the limit (`rabbitmqctl set_vhost_limits` or `set_user_limits`)",
+    )
+
+
 def not_enrolled(what: str) -> BrokerRefused:
     """Return the error for a missing queue of an enrolled silo."""
     return BrokerRefused(
@@ -91,11 +110,13 @@ def translated(error: Exception, what: str) -> Exception:
     Returns:
         TopologyMismatch: it exists with other properties.
         Locked: it belongs to another connection, or has an exclusive consumer.
-        BrokerRefused: no permission.
+        BrokerRefused: no permission, or a limit is reached.
         NotFound: it does not exist, or the node that holds it is down.
         ConnectionLost: any other error; the connection cannot be used any more.
     """
     match error:
+        case aiormq.exceptions.ChannelPreconditionFailed() if LIMIT_REACHED in str(error):
+            return limit_reached(f"the broker makes no {what}", first_line(error))
         case aiormq.exceptions.ChannelPreconditionFailed():
             return TopologyMismatch(
                 f"{what} exists at the broker with properties that differ from ours ({first_line(error)})",
@@ -121,6 +142,26 @@ def refused(error: Exception, what: str) -> BrokerError | None:
             hint="have the broker's operator raise its limits, or send smaller messages",
         )
     return None
+
+
+_CLOSE: Final = re.compile(r"Connection\.Close (?:[A-Z_]+ - )?(?P<words>.+)")
+MAX_WORDS: Final = 300
+"""Characters of the broker's text in an error."""
+
+
+def show_close_reasons() -> None:
+    """Let pamqp's ``Connection.Close`` show its text: aiormq's error for a refused vhost tells nothing else of it."""
+    commands.Connection.Close.__repr__ = _shown  # type: ignore[method-assign]
+
+
+def _shown(close: commands.Connection.Close) -> str:
+    return f"Connection.Close {printable(close.reply_text)}"
+
+
+def broker_words(error: Exception) -> str:
+    """Return the broker's text in aiormq's error for an unexpected frame; empty if it has none."""
+    found = _CLOSE.search(str(error))
+    return found["words"][:MAX_WORDS] if found else ""
 
 
 def first_line(error: BaseException | None) -> str:
