@@ -312,7 +312,14 @@ class Recorder:
         self._stage = None
 
     def late(self, silo: str, stage: int) -> None:
-        """Record a reply that came after its stage had closed."""
+        """Record a reply that came after its stage had closed; no effect for a silo that was cancelled in time."""
+        if any(
+            one.silo == silo and one.outcome == "cancelled"
+            for report in self.report.stages
+            if report.stage == stage
+            for one in report.silos
+        ):
+            return
         self.report = replace(self.report, late=self.report.late + 1)
         emit(self.listeners, Event("late_reply", self.report.session, stage, silo))
 

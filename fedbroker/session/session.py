@@ -303,9 +303,9 @@ class StageRunner:
         self._changed.set()
 
     def _finish(self, error: FedbrokerError | None = None) -> None:
-        """Record the late silos and the end of the stage, and drop the silos that did not answer from the session."""
+        """Record the pending silos and the stage's end, and drop the silos that did not answer from the session."""
         session, state, merges = self._session, self._state, self._work.merges
-        for silo, outcome in state.close(time.monotonic()).items():
+        for silo, outcome in state.close(time.monotonic(), failed=error is not None).items():
             session.recorder.silo_ended(self._requests[silo].timings, outcome)
         participants = state.participants
         if error is None:

@@ -16,6 +16,7 @@ from fedbroker.transport.coordinator.requests import Reason
 from fedbroker.wire.messages import Done, ErrorType, Failed
 
 __all__ = [
+    "Cancelled",
     "Close",
     "Fail",
     "Lost",
@@ -112,14 +113,22 @@ class TooLate:
     silo: str
 
 
-Outcome: TypeAlias = Done | Failed | Lost | TooLate
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The outcome of a silo that was still in time when the stage failed because of other silos or the broker."""
+
+    silo: str
+
+
+Outcome: TypeAlias = Done | Failed | Lost | TooLate | Cancelled
 
 OutcomeName: TypeAlias = Literal[
-    "answered", "expired", "timed out", "crashed", "refused", "failed", "unreachable", "late"
+    "answered", "expired", "timed out", "crashed", "refused", "failed", "unreachable", "late", "cancelled"
 ]
 """``expired``: it never picked up its work. ``timed out``: it picked it up and did not answer. ``crashed``: its agent
 or its runtime died. ``refused``: it refused the work, or its reply was invalid. ``failed``: its data or the computation
-failed. ``unreachable``: it has no queue. ``late``: the stage closed before it answered."""
+failed. ``unreachable``: it has no queue. ``late``: the stage closed before it answered. ``cancelled``: it
+was in time, and the stage failed for another reason."""
 
 
 def outcome_name(outcome: Outcome) -> OutcomeName:
@@ -133,6 +142,8 @@ def outcome_name(outcome: Outcome) -> OutcomeName:
             return _lost_name(outcome.reason)
         case TooLate():
             return "late"
+        case Cancelled():
+            return "cancelled"
 
 
 def _failed_name(error_type: ErrorType) -> OutcomeName:
@@ -186,6 +197,8 @@ def why(outcome: Outcome) -> str:
             return f"it {_why_lost(outcome.reason)}"
         case TooLate():
             return "the stage closed before it answered"
+        case Cancelled():
+            return "it was in time, and the stage failed for another reason"
 
 
 def replaceable(outcome: Outcome) -> bool:
@@ -377,14 +390,25 @@ class StageState:
             return Wait(until)
         return Wait(self.deadline)
 
-    def close(self, now: float) -> dict[str, Outcome]:
-        """Close the stage: drop pending silos, fill no more slots. Return the outcome of each dropped silo."""
-        late: dict[str, Outcome] = {
-            silo: TooLate(silo) if now < self.deadline else Lost(silo, "time") for silo in self.pending
-        }
-        self.outcomes |= late
+    def close(self, now: float, *, failed: bool = False) -> dict[str, Outcome]:
+        """Close the stage: drop pending silos, fill no more slots.
+
+        Args:
+            now: the present time.
+            failed: whether the stage failed, and did not close with a quorum.
+
+        Returns:
+            The outcome of each dropped silo.
+        """
+        dropped = {silo: self._outcome_at_close(silo, now, failed) for silo in self.pending}
+        self.outcomes |= dropped
         self._vacant.clear()
-        return late
+        return dropped
+
+    def _outcome_at_close(self, silo: str, now: float, failed: bool) -> Outcome:
+        if now >= self.deadline:
+            return Lost(silo, "time")
+        return Cancelled(silo) if failed else TooLate(silo)
 
     @property
     def _time_is_up(self) -> bool:

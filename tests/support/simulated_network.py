@@ -83,6 +83,9 @@ class SimulatedNetwork:
             for reply in self.script(word.silo, word.stage):
                 self._later(self._reply(word, message, reply))
 
+    async def check(self, message, deadline) -> None:
+        """Accept a message that checks the broker."""
+
     async def quiet(self) -> None:
         """Wait until every pending reply has arrived."""
         while self._coming:

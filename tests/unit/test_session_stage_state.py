@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fedbroker.errors import DeadlineExceeded, SiloError, StragglerTimeout
 from fedbroker.session.stage_state import (
+    Cancelled,
     Close,
     Fail,
     Lost,
@@ -108,6 +109,18 @@ def test_grace_starts_with_the_quorum():
     assert machine.close(5.5) == {"lga": TooLate("lga")}
     assert not machine.settle("lga", done("lga"), 5.6)
     assert (machine.participants, machine.dropped) == (("ewr", "jfk"), ("lga",))
+
+
+def test_silo_that_is_in_time_is_not_late_when_another_fails():
+    machine = state()
+    machine.settle("ewr", failed("ewr"), 1.0)
+    assert isinstance(machine.verdict(1.0), Fail)
+    assert machine.close(1.0, failed=True) == {"jfk": Cancelled("jfk"), "lga": Cancelled("lga")}
+
+
+def test_silo_that_is_not_in_time_has_timed_out_when_the_stage_fails():
+    machine = state()
+    assert machine.close(DEADLINE, failed=True) == {silo: Lost(silo, "time") for silo in SILOS}
 
 
 def test_late_joiner_takes_the_slot_of_the_silo_that_it_replaces():
