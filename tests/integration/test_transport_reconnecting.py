@@ -16,7 +16,7 @@ from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerLost, Missing
 from fedbroker.transport import Dead
-from fedbroker.transport.amqp import connection
+from fedbroker.transport.amqp import connection, reconnecting
 from fedbroker.transport.amqp.reconnecting import delays
 from fedbroker.transport.topology import callback_queue, results_queue, work_queue
 from fedbroker.wire import digest_of
@@ -252,6 +252,38 @@ async def test_both_sides_recover_from_closed_channels_and_deleted_queues(
         await eventually(lambda: any(line is not None and not line.alive for line in before))
         await eventually(lambda: all(link._connection is not None and link._connection.alive for link in links))
         await all_is_well(silo, coordinator, 1)
+
+
+async def test_refused_login_is_tried_again_with_its_own_delays(
+    broker: PrivateBroker, cohort: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Change the password of a silo that is connected, cut it off, and change the password back."""
+    refusals: list[float] = []
+
+    def recorded() -> Iterator[float]:
+        while True:
+            refusals.append(0.05)
+            yield 0.05
+
+    monkeypatch.setattr(reconnecting, "refusal_delays", recorded)
+    user, password = f"u{secrets.token_hex(4)}", secrets.token_hex(8)
+    broker.ctl("add_user", user, password)
+    broker.ctl("set_permissions", user, ".*", ".*", ".*")
+    try:
+        async with (
+            Proxy(f"amqp://{user}:{password}@127.0.0.1:{broker.port}/") as proxy,
+            silo_transport(proxy.url, cohort) as silo,
+            coordinator_transport(broker.url, cohort) as coordinator,
+        ):
+            assert await coordinator.ask("ewr", 1) == b"ok"
+            await asyncio.to_thread(broker.ctl, "change_password", user, "another")
+            proxy.cut()
+            await eventually(lambda: len(refusals) > 4)
+            assert "refused the login" in silo.transport._control._reason
+            await asyncio.to_thread(broker.ctl, "change_password", user, password)
+            assert await coordinator.ask("ewr", 2) == b"ok"
+    finally:
+        broker.ctl("delete_user", user)
 
 
 async def test_disconnected_silo_regains_its_name(broker: PrivateBroker, cohort: str) -> None:

@@ -94,15 +94,40 @@ def test_systemd_is_notified_of_joining_work_and_leaving(tmp_path, broker, cohor
 
 
 def test_status_has_the_reason_of_a_failed_start(tmp_path, broker, cohort):
-    path = write_settings(tmp_path, broker.url.replace("fedbroker:", "fedbroker:wrong"), cohort)
+    url = broker.url.replace(f":{broker.port}", ":1").replace("fedbroker:", "fedbroker:wrong")
+    path = write_settings(tmp_path, url, cohort)
     with notify_socket(tmp_path / "notify") as manager, silo(path, manager) as process:
         assert process.wait(30) == 3
         heard = []
         while (message := manager.hear(0.01)) is not None:
             heard.append(message)
     assert "READY" not in {word for message in heard for word in message}
-    assert heard[-1]["STATUS"].startswith("failed: [FB2002] ")
+    assert heard[-1]["STATUS"].startswith("failed: [FB2001] ")
     assert "wrong" not in heard[-1]["STATUS"]
+
+
+def test_refused_login_is_tried_again_and_in_the_status(tmp_path, broker, cohort):
+    """Expect a silo that stays, since systemd would start it again every few seconds, and joins once it may."""
+    user, password = f"u{secrets.token_hex(4)}", secrets.token_hex(8)
+    url = f"amqp://{user}:{password}@127.0.0.1:{broker.port}/"
+    path = write_settings(tmp_path, url, cohort)
+    log = tmp_path / "log"
+    with notify_socket(tmp_path / "notify") as manager, silo(path, manager, log=log) as process:
+        refused = manager.until("READY", 60)[-1]
+        assert refused["STATUS"].startswith("refused by the broker, and tried again: [FB2002] ")
+        assert password not in refused["STATUS"]
+        assert manager.until("WATCHDOG")[-1]["STATUS"] == refused["STATUS"]
+        broker.ctl("add_user", user, password)
+        try:
+            broker.ctl("set_permissions", user, ".*", ".*", ".*")
+            while not (joined := manager.until("READY", 90)[-1])["STATUS"].startswith("in "):
+                pass
+            assert joined["STATUS"] == f"in cohort {cohort}: 0 work items, 0 sessions"
+            process.terminate()
+            assert process.wait(30) == 0
+        finally:
+            broker.ctl("delete_user", user)
+    assert "broker_refused" in log.read_text()
 
 
 async def test_status_counts_the_current_work(tmp_path, broker, cohort):

@@ -8,7 +8,7 @@ from itertools import islice
 
 import pytest
 
-from fedbroker.transport.amqp.reconnecting import MAX_DELAY, delays
+from fedbroker.transport.amqp.reconnecting import MAX_DELAY, MAX_REFUSAL_DELAY, delays, refusal_delays
 from fedbroker.transport.silo.transport import SPREAD
 
 SILOS = 1000
@@ -53,3 +53,11 @@ def test_delays_are_bounded_and_not_too_short(spread: float) -> None:
     assert 0.0 <= first <= spread
     assert all(spread / 2 <= pause <= max(spread, MAX_DELAY) for pause in later)
     assert min(later[10:]) >= MAX_DELAY / 2
+
+
+def test_delays_after_refusals_double_up_to_a_minute() -> None:
+    pauses = list(islice(refusal_delays(), 40))
+    assert MAX_REFUSAL_DELAY == 60.0
+    for number, pause in enumerate(pauses):
+        longest = min(2.0 * 2**number, 60.0)
+        assert longest / 2 <= pause <= longest

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from fedbroker.errors import BrokerRefused
     from fedbroker.metrics.exposition import Exposition
     from fedbroker_worker.config import Settings
 
@@ -85,8 +86,9 @@ async def _run(
     if ready_file is not None:
         _remove(ready_file)  # of a process that was killed
     stop = _stop_signal(until_eof)
-    service, exposition = _service(settings)
-    async with Pulse(Manager(), lambda: service.status, alive_file, hung_after) as pulse:
+    manager = Manager()
+    service, exposition = _service(settings, (lambda error: pulse.refused(error)) if manager.is_present else None)
+    async with Pulse(manager, lambda: service.status, alive_file, hung_after) as pulse:
         try:
             if not await _opened(service, stop):
                 pulse.stopping()
@@ -113,16 +115,18 @@ async def _run(
     _log.info("silo_stopped")
 
 
-def _service(settings: Settings) -> tuple[SiloService, Exposition | None]:
+def _service(
+    settings: Settings, on_refused: Callable[[BrokerRefused], None] | None
+) -> tuple[SiloService, Exposition | None]:
     """Return the service, and the server of its metrics if the settings ask for one."""
     silo = settings.silo
     if not silo.metrics:
-        return SiloService(settings), None
+        return SiloService(settings, on_refused=on_refused), None
     from fedbroker.metrics.exposition import Exposition
     from fedbroker_worker.metrics import SiloMetrics
 
     metrics = SiloMetrics(silo.cohort, silo.name)
-    service = SiloService(settings, on_reply=metrics.count_reply)
+    service = SiloService(settings, on_refused=on_refused, on_reply=metrics.count_reply)
     metrics.watch(service.statistics)
     return service, Exposition(silo.metrics, metrics.registry)
 
@@ -234,6 +238,11 @@ class Manager:
         self._watch = _seconds(environ) if address else None
 
     @property
+    def is_present(self) -> bool:
+        """True if systemd started this process: it would start one that ends again, every few seconds for ever."""
+        return bool(self._address)
+
+    @property
     def period(self) -> float:
         """Seconds between two signs of life."""
         return PERIOD if self._watch is None else min(PERIOD, self._watch / PER_WATCH)
@@ -272,6 +281,7 @@ class Pulse:
         self._status = status
         self._alive_file = alive_file
         self._stage = "joining"
+        self._refusal = ""
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -299,6 +309,14 @@ class Pulse:
         self._stage = "in"
         self._manager.notify("READY=1", self._status_line())
 
+    def refused(self, error: BrokerRefused) -> None:
+        """Report that the broker refused the silo, which tries again.
+
+        The start counts as over: ``systemctl start`` returns, and ``systemctl status`` shows the reason.
+        """
+        self._stage, self._refusal = "refused", f"refused by the broker, and tried again: {one_line(error)}"
+        self._manager.notify("READY=1", self._status_line())
+
     def stopping(self) -> None:
         """Report that the silo is about to leave."""
         self._stage = "leaving"
@@ -314,14 +332,14 @@ class Pulse:
             # A thread of the C runtime, which does not need the interpreter's lock.
             faulthandler.dump_traceback_later(self._hung_after, exit=True)
         # Standing by, or finishing hours of work, may take longer than systemd waits for a start or a stop.
-        more = () if self._stage == "in" else (f"EXTEND_TIMEOUT_USEC={PATIENCE * 1_000_000}",)
+        more = () if self._stage in ("in", "refused") else (f"EXTEND_TIMEOUT_USEC={PATIENCE * 1_000_000}",)
         self._manager.notify("WATCHDOG=1", self._status_line(), *more)
         if self._alive_file is not None:
             with contextlib.suppress(OSError):  # a file that stays old is the sign that the probe looks for
                 self._alive_file.touch()
 
     def _status_line(self) -> str:
-        return f"STATUS={self._stage} {self._status()}"
+        return f"STATUS={self._refusal if self._stage == 'refused' else f'{self._stage} {self._status()}'}"
 
 
 def _seconds(environ: Mapping[str, str]) -> float | None:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from fedbroker.deadline import Deadline
-from fedbroker.errors import NameTaken
+from fedbroker.errors import BrokerRefused, NameTaken
 from fedbroker.log import get_logger
 from fedbroker.runtime import Runtime
 from fedbroker.runtime.runtimes import Runtimes
 from fedbroker.text import count_text
-from fedbroker.transport import SiloTransport, until_free
+from fedbroker.transport import SiloTransport, refusal_delays, until_free
 from fedbroker.trust.replays import Accepted as AcceptedMessage
 from fedbroker.wire.messages import Announce
 from fedbroker_worker import worker_version
@@ -83,15 +83,23 @@ class SiloService:
 
     Args:
         settings: the silo's settings.
+        on_refused: called with each refusal of the broker while the silo joins, which is tried again with growing
+            delays; None: ``open`` raises the first one.
         patience: seconds without progress of a blob's transfer after which the blob counts as lost.
         on_reply: called with each reply before it is sent; must not block.
     """
 
     def __init__(
-        self, settings: Settings, *, patience: float = PATIENCE, on_reply: Callable[[WorkReply], None] | None = None
+        self,
+        settings: Settings,
+        *,
+        on_refused: Callable[[BrokerRefused], None] | None = None,
+        patience: float = PATIENCE,
+        on_reply: Callable[[WorkReply], None] | None = None,
     ) -> None:
         silo, limits = settings.silo, settings.limits
         self._settings = silo
+        self._on_refused = on_refused
         self._incarnation = secrets.token_hex(8)
         self._version = worker_version()
         self._catalog = Catalog(settings.data, settings.directory, limits=limits, min_rows=settings.policy.min_rows)
@@ -150,7 +158,8 @@ class SiloService:
             ConfigError: a source's settings are wrong.
             SourceError: a source cannot be opened.
             RuntimeUnavailable: the C++ runtime cannot be started or isolated.
-            BrokerError: the broker cannot be reached, refuses the silo, or has queues with other settings.
+            BrokerError: the broker cannot be reached, refuses the silo (unless that is tried again), or has queues with
+                other settings.
             NameTaken: another silo has this name.
         """
         try:
@@ -166,7 +175,7 @@ class SiloService:
 
     async def _join(self) -> None:
         """Join under the silo's name; with ``standby``, wait until the name is free."""
-        silo = self._settings
+        silo, pauses = self._settings, refusal_delays()
         while True:
             if silo.standby:
                 _log.info("standby_started", cohort=silo.cohort)
@@ -177,6 +186,13 @@ class SiloService:
             except NameTaken:
                 if not silo.standby:
                     raise  # with standby, another waiting process was faster
+            except BrokerRefused as error:
+                if self._on_refused is None:
+                    raise
+                self._on_refused(error)
+                pause = next(pauses)
+                _log.error("broker_refused", reason=str(error), retry_in=round(pause, 1))
+                await asyncio.sleep(pause)
 
     async def _restore(self) -> None:
         """Load the record of signed work of earlier processes; with ``standby``, the last one may have just ended."""

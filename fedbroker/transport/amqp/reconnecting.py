@@ -9,16 +9,16 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
 from fedbroker.deadline import Deadline
-from fedbroker.errors import BrokerLost, BrokerUnreachable, NameTaken
+from fedbroker.errors import BrokerLost, BrokerRefused, BrokerUnreachable, NameTaken
 from fedbroker.log import get_logger
 from fedbroker.transport.amqp.alarm import blocked
 from fedbroker.transport.amqp.connection import Connection, TrafficCounters
 from fedbroker.transport.amqp.dial import connect
-from fedbroker.transport.amqp.exceptions import ConnectionLost, Nacked, RetrySetup, Unroutable
+from fedbroker.transport.amqp.exceptions import ConnectionLost, Locked, Nacked, RetrySetup, Unroutable
 from fedbroker.transport.amqp.message import Outgoing
 from fedbroker.transport.amqp.url import Address
 
-__all__ = ["FIRST_DELAY", "ROUTE_TIMEOUT", "ReconnectingConnection", "delays"]
+__all__ = ["FIRST_DELAY", "ROUTE_TIMEOUT", "ReconnectingConnection", "delays", "refusal_delays"]
 
 _log = get_logger(__name__)
 
@@ -26,6 +26,10 @@ FIRST_DELAY: Final = 0.1
 """Seconds: most losses are a restart of a proxy or a node, and the next host answers at once."""
 MAX_DELAY: Final = 10.0
 """Seconds: a broker that is back is noticed soon, and one that is down is not flooded with attempts."""
+FIRST_REFUSAL_DELAY: Final = 2.0
+"""Seconds after the first refusal: a broker that is starting may refuse a login for a moment."""
+MAX_REFUSAL_DELAY: Final = 60.0
+"""Seconds: a corrected password is noticed within a minute, and a thousand silos add 17 lines a second to its log."""
 ROUTE_TIMEOUT: Final = 15.0
 """Seconds for which a message may match no queue: its consumer redeclares a queue that the broker lost."""
 ROUTE_PAUSE: Final = 0.25
@@ -64,6 +68,17 @@ def delays(spread: float = FIRST_DELAY) -> Iterator[float]:
     while True:
         longest = max(spread, min(2 * longest, MAX_DELAY))
         yield longest * random.uniform(0.5, 1.0)
+
+
+def refusal_delays() -> Iterator[float]:
+    """Yield the seconds to wait after each refusal: only an operator can change its cause, and the broker logs each.
+
+    The delay doubles from 2 s to a minute, and is shortened at random by up to a half.
+    """
+    longest = FIRST_REFUSAL_DELAY
+    while True:
+        yield longest * random.uniform(0.5, 1.0)
+        longest = min(2 * longest, MAX_REFUSAL_DELAY)
 
 
 Setup = Callable[[Connection], Awaitable[None]]
@@ -357,12 +372,17 @@ class ReconnectingConnection:
             _log.info("broker_connection_restored", connection=self._name)
 
     async def _redial(self, pauses: Iterator[float]) -> Connection:
+        refusals: Iterator[float] | None = None
         while True:
-            await asyncio.sleep(next(pauses))
+            await asyncio.sleep(next(pauses if refusals is None else refusals))
             try:
                 return await self._dial(Deadline.after(DIAL_TIMEOUT))
             except Exception as error:  # of any kind: no caller waits for it, and the next attempt may succeed
                 self._log_failure(error)
+                if not isinstance(error, BrokerRefused) or isinstance(error, Locked):
+                    refusals = None  # a lock ends with the connection that holds it
+                elif refusals is None:
+                    refusals = refusal_delays()
 
 
 async def _accepting(connection: Connection) -> None:
