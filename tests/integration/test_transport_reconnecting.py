@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aio_pika
 import aiormq.exceptions
 import pytest
 
@@ -18,7 +20,7 @@ from fedbroker.errors import BrokerLost, Missing
 from fedbroker.transport import Dead
 from fedbroker.transport.amqp import connection, reconnecting
 from fedbroker.transport.amqp.reconnecting import delays
-from fedbroker.transport.topology import callback_queue, results_queue, work_queue
+from fedbroker.transport.topology import callback_queue, mailbox, results_queue, work_queue
 from fedbroker.wire import digest_of
 from fedbroker.wire.messages import Done
 from tests.support.proxy import Proxy
@@ -300,6 +302,51 @@ async def test_disconnected_silo_regains_its_name(broker: PrivateBroker, cohort:
             assert (len(first.items), len(second.items)) == (0, 1)
         assert await coordinator.ask("ewr", 2) == b"ok"
         assert (len(first.items), len(second.items)) == (1, 1)
+
+
+@asynccontextmanager
+async def lock(url: str, cohort: str) -> AsyncIterator[None]:
+    """Hold the name of the silo ewr, as its lost connection does until the broker notices the loss."""
+    async with await aio_pika.connect(url) as other, other.channel() as channel:
+        await channel.declare_queue(mailbox(cohort, "ewr").name, exclusive=True)
+        yield
+
+
+async def test_own_lost_connection_is_not_taken_for_another_silo(
+    broker: PrivateBroker, cohort: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, reconnecting.__name__)
+    async with (
+        Proxy(broker.url) as proxy,
+        coordinator_transport(broker.url, cohort) as coordinator,
+        silo_transport(proxy.url, cohort) as silo,
+    ):
+        assert await coordinator.ask("ewr", 1) == b"ok"
+        await proxy.refuse()
+        async with lock(broker.url, cohort):
+            await proxy.accept()
+            await eventually(lambda: messages(caplog).count("lock_lingers") > 2, 60)
+            with pytest.raises(BrokerLost) as caught:
+                await silo.transport._control.ready(Deadline.after(0.01))
+            assert "already in cohort" not in str(caught.value)
+        assert await coordinator.ask("ewr", 2) == b"ok"
+    shown = [record for record in caplog.records if record.levelno > logging.DEBUG]
+    assert not any("already in cohort" in record.getMessage() for record in shown)
+
+
+async def test_another_silo_is_named_after_four_heartbeats(
+    broker: PrivateBroker, cohort: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, reconnecting.__name__)
+    async with Proxy(f"{broker.url}?heartbeat=1") as proxy, silo_transport(proxy.url, cohort):
+        await proxy.refuse()
+        async with lock(broker.url, cohort):
+            await proxy.accept()
+            await eventually(lambda: "already in cohort" in caplog.text, 60)
+
+
+def messages(caplog: pytest.LogCaptureFixture) -> str:
+    return "\n".join(record.getMessage() for record in caplog.records)
 
 
 def test_delays_double_with_jitter_up_to_ten_seconds() -> None:

@@ -57,6 +57,11 @@ NAME_LINGER: Final = 2.0
 """Seconds during which a killed process may still hold its name, until the broker notices its closed sockets."""
 
 
+LINGERING_HEARTBEATS: Final = 4
+"""Heartbeats after the loss of a connection during which its locks may remain: the broker ends a silent connection
+after two to three, and another node of a cluster learns of it a little later."""
+
+
 def delays(spread: float = FIRST_DELAY) -> Iterator[float]:
     """Yield the seconds to wait before each attempt to reconnect.
 
@@ -358,6 +363,7 @@ class ReconnectingConnection:
         while True:
             since = asyncio.get_running_loop().time()
             await asyncio.wait([connection.down])  # not ``await``: cancelling us would cancel it
+            lingers_until = asyncio.get_running_loop().time() + LINGERING_HEARTBEATS * self._address.heartbeat
             self._reason = connection.down.result()
             self._changed.clear()
             self.traffic.up = False
@@ -365,20 +371,24 @@ class ReconnectingConnection:
             await connection.close()
             if asyncio.get_running_loop().time() - since > STABLE_AFTER:
                 pauses = delays(self._spread)
-            self._connection = connection = await self._redial(pauses)
+            self._connection = connection = await self._redial(pauses, lingers_until)
             self.traffic.up = True
             self.traffic.reconnections += 1
             self._changed.set()
             _log.info("broker_connection_restored", connection=self._name)
 
-    async def _redial(self, pauses: Iterator[float]) -> Connection:
+    async def _redial(self, pauses: Iterator[float], lingers_until: float) -> Connection:
+        """Connect again; until ``lingers_until``, a lock is taken for one of our lost connection."""
         refusals: Iterator[float] | None = None
         while True:
             await asyncio.sleep(next(pauses if refusals is None else refusals))
             try:
                 return await self._dial(Deadline.after(DIAL_TIMEOUT))
             except Exception as error:  # of any kind: no caller waits for it, and the next attempt may succeed
-                self._log_failure(error)
+                if isinstance(error, NameTaken | Locked) and asyncio.get_running_loop().time() < lingers_until:
+                    _log.debug("lock_lingers", connection=self._name, reason=str(error))
+                else:
+                    self._log_failure(error)
                 if not isinstance(error, BrokerRefused) or isinstance(error, Locked):
                     refusals = None  # a lock ends with the connection that holds it
                 elif refusals is None:

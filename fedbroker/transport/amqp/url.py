@@ -64,6 +64,7 @@ class Address:
         vhost: RabbitMQ's virtual host.
         user: the user name to log in with.
         tls: whether the connection is encrypted.
+        heartbeat: seconds between AMQP heartbeats.
     """
 
     endpoints: tuple[Endpoint, ...]
@@ -71,6 +72,7 @@ class Address:
     vhost: str
     user: str
     tls: bool
+    heartbeat: int = HEARTBEAT
     _order: list[Endpoint] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -149,6 +151,7 @@ def parse(url: str) -> Address:
         vhost=unquote(parts.path[1:]) or "/",
         user=unquote(parts.username or "guest"),
         tls=tls,
+        heartbeat=int(options["heartbeat"]),
     )
 
 
