@@ -92,6 +92,7 @@ class Connection:
         self._channels: list[Channel] = []
         self._publisher: Channel | None = None
         self._inspector: Channel | None = None
+        self._restorer: Channel | None = None
         self.down: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     @classmethod
@@ -148,6 +149,31 @@ class Connection:
             await self._ask(channel.declare_exchange(exchange))
         for queue in queues:
             await self._declare_queue(channel, queue)
+
+    async def restore(self, exchanges: tuple[Exchange, ...], queues: tuple[Queue, ...]) -> list[str]:
+        """Declare missing exchanges again, and bind existing queues again: a deleted exchange takes its bindings along.
+
+        Returns:
+            the names of the exchanges that were missing.
+
+        Raises:
+            TopologyMismatch, BrokerRefused, Locked: as ``declare`` does.
+            ConnectionLost: the connection ended, or a queue is missing.
+        """
+        channel, self._restorer = self._restorer or await self._channel(watched=False), None
+        missing: list[str] = []
+        for exchange in exchanges:
+            try:
+                await self._ask(channel.check_exchange(exchange), may_be_missing=True)
+            except NotFound:
+                missing.append(exchange.name)
+                channel = await self._channel(watched=False)  # the broker has closed the other one
+                await self._ask(channel.declare_exchange(exchange))
+        for queue in queues:
+            for binding in queue.bindings:
+                await self._ask(channel.bind(queue, binding))
+        self._restorer = channel  # not after a cancellation, which leaves a request without its answer
+        return missing
 
     async def declare_here(self, queue: Queue) -> bool:
         """Declare a durable classic queue; return False if the node that holds it is down.

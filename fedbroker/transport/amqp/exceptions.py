@@ -16,6 +16,7 @@ from fedbroker.text import printable
 __all__ = [
     "IN_USE",
     "LIMIT_REACHED",
+    "NO_EXCHANGE",
     "ConnectionLost",
     "Locked",
     "Nacked",
@@ -39,6 +40,8 @@ IN_USE: Final = "exclusive use"
 """Words in the broker's error if a queue has an exclusive consumer, and not if a permission is missing."""
 
 
+NO_EXCHANGE: Final = "no exchange"
+"""Words in the broker's error if a message is published to an exchange that does not exist."""
 LIMIT_REACHED: Final = "is reached"
 """Words in the broker's error if a limit of the virtual host or the user excludes one more connection or queue."""
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from fedbroker.deadline import Deadline
@@ -14,11 +15,19 @@ from fedbroker.log import get_logger
 from fedbroker.transport.amqp.alarm import blocked
 from fedbroker.transport.amqp.connection import Connection, TrafficCounters
 from fedbroker.transport.amqp.dial import connect
-from fedbroker.transport.amqp.exceptions import ConnectionLost, Locked, Nacked, RetrySetup, Unroutable
+from fedbroker.transport.amqp.exceptions import (
+    NO_EXCHANGE,
+    ConnectionLost,
+    Locked,
+    Nacked,
+    RetrySetup,
+    Unroutable,
+    first_line,
+)
 from fedbroker.transport.amqp.message import Outgoing
 from fedbroker.transport.amqp.url import Address
 
-__all__ = ["FIRST_DELAY", "ROUTE_TIMEOUT", "ReconnectingConnection", "delays", "refusal_delays"]
+__all__ = ["FIRST_DELAY", "ROUTE_TIMEOUT", "ReconnectingConnection", "Restoration", "delays", "refusal_delays"]
 
 _log = get_logger(__name__)
 
@@ -45,6 +54,10 @@ STABLE_AFTER: Final = 5.0
 """Seconds after which a connection counts as stable: the delays start again from the first one at its next loss."""
 DIAL_TIMEOUT: Final = 30.0
 """Seconds for one attempt to connect and set up: ample for TLS over a slow line, and a hung one is repeated."""
+RESTORE_TIMEOUT: Final = 15.0
+"""Seconds to restore exchanges and bindings: longer than a cluster needs to elect a leader."""
+REBINDING: Final = 45.0
+"""Seconds after an exchange was missing during which its queues are bound again: silos see to it every half minute."""
 FAREWELL_TIMEOUT: Final = 2.0
 """Seconds for the farewell of ``ReconnectingConnection.close``: an exit must not wait for a broker."""
 RETURN_TIMEOUT: Final = 0.5
@@ -90,6 +103,19 @@ Setup = Callable[[Connection], Awaitable[None]]
 """Declares and consumes on a new connection; called for the first one and after every reconnection."""
 
 
+@dataclass(frozen=True, slots=True)
+class Restoration:
+    """Regular restoration of exchanges that were deleted by hand, and of their bindings, on a live connection.
+
+    Attributes:
+        restore: restores them; returns the names of the exchanges that were missing.
+        seconds: maximum seconds between two calls.
+    """
+
+    restore: Callable[[Connection], Awaitable[list[str]]]
+    seconds: float
+
+
 class ReconnectingConnection:
     """One supervised connection to the broker; publishes over the present connection, and over the next after a loss.
 
@@ -98,6 +124,7 @@ class ReconnectingConnection:
         name: the connection's name in the broker's management views.
         setup: see ``Setup``.
         spread: seconds within which to reconnect, at random, after a loss; longer for clients that are many.
+        restoration: see ``Restoration``; None if the user may not declare anything.
 
     Attributes:
         traffic: counters of its traffic so far.
@@ -105,15 +132,26 @@ class ReconnectingConnection:
 
     traffic: TrafficCounters
 
-    def __init__(self, address: Address, name: str, setup: Setup, *, spread: float = FIRST_DELAY) -> None:
+    def __init__(
+        self,
+        address: Address,
+        name: str,
+        setup: Setup,
+        *,
+        spread: float = FIRST_DELAY,
+        restoration: Restoration | None = None,
+    ) -> None:
         self._address = address
         self._name = name
         self._setup = setup
         self._spread = spread
+        self._restoration = restoration
+        self._rebound_by = Deadline.after(0.0)  # until then, a queue may still have to be bound to a new exchange
         self.traffic = TrafficCounters()
         self._connection: Connection | None = None
         self._changed = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
+        self._restorer: asyncio.Task[None] | None = None
         self._reason = "it is not open"
         self._closed = False
 
@@ -157,6 +195,8 @@ class ReconnectingConnection:
         self.traffic.up = True
         self._changed.set()
         self._supervisor = asyncio.create_task(self._supervise(connection), name=f"supervise {self._name}")
+        if self._restoration is not None:
+            self._restorer = asyncio.create_task(self._keep_restoring(self._restoration), name=f"restore {self._name}")
 
     async def close(self, farewell: Setup | None = None) -> None:
         """Close for good. Takes a bounded time and does not raise if the broker is gone.
@@ -170,10 +210,11 @@ class ReconnectingConnection:
                 await self.ready(Deadline.after(RETURN_TIMEOUT))
         self._closed = True
         self._reason = "it was closed"
-        if self._supervisor is not None:
-            self._supervisor.cancel()
-            await asyncio.wait([self._supervisor])
-            self._supervisor = None
+        for task in (self._supervisor, self._restorer):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+        self._supervisor = self._restorer = None
         connection, self._connection = self._connection, None
         self.traffic.up = False
         self._changed.set()
@@ -234,7 +275,8 @@ class ReconnectingConnection:
                     return
                 await asyncio.sleep(min(next(pauses), deadline.left()))
             except Unroutable:
-                if routed_by.left() < ROUTE_PAUSE:
+                rebound_by = self._rebound_by.earlier(deadline) if route_timeout else routed_by
+                if max(routed_by, rebound_by).left() < ROUTE_PAUSE:
                     raise
                 await asyncio.sleep(ROUTE_PAUSE)
             except BrokerLost:
@@ -260,6 +302,8 @@ class ReconnectingConnection:
                     hint="see whether it is short of memory or disk (`rabbitmqctl status`, alarms)",
                 ) from None
             except ConnectionLost as lost:
+                if NO_EXCHANGE in str(lost):
+                    self._rebound_by = Deadline.after(REBINDING)
                 if lost.refusal is not None and refused:
                     raise lost.refusal from None
                 refused = lost.refusal is not None
@@ -376,6 +420,23 @@ class ReconnectingConnection:
             self.traffic.reconnections += 1
             self._changed.set()
             _log.info("broker_connection_restored", connection=self._name)
+
+    async def _keep_restoring(self, restoration: Restoration) -> None:
+        """Restore exchanges and bindings on the present connection, regularly, until cancelled."""
+        while True:
+            await asyncio.sleep(restoration.seconds * random.uniform(0.5, 1.0))
+            connection = self._connection
+            if connection is None or not connection.alive or connection.alarm.reason:
+                continue
+            try:
+                async with asyncio.timeout(RESTORE_TIMEOUT):
+                    missing = await restoration.restore(connection)
+            except Exception as error:  # of any kind: the supervisor replaces a connection that has ended
+                _log.debug("exchanges_not_checked", connection=self._name, reason=first_line(error))
+                continue
+            if missing:
+                self._rebound_by = Deadline.after(REBINDING)
+                _log.warning("exchange_restored", connection=self._name, exchanges=missing)
 
     async def _redial(self, pauses: Iterator[float], lingers_until: float) -> Connection:
         """Connect again; until ``lingers_until``, a lock is taken for one of our lost connection."""

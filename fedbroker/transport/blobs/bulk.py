@@ -45,18 +45,26 @@ class BlobTransfer:
         exchange: the exchange to publish chunks to.
         limits: bounds on chunks and blobs.
         compression: which blobs are compressed.
+        route_timeout: seconds to wait for the reader's queue; 0: a chunk that matches no queue is lost silently.
 
     Raises:
         ConfigError: unknown compression.
     """
 
     def __init__(
-        self, connection: ReconnectingConnection, exchange: Exchange, limits: Limits, compression: Compression = "off"
+        self,
+        connection: ReconnectingConnection,
+        exchange: Exchange,
+        limits: Limits,
+        compression: Compression = "off",
+        *,
+        route_timeout: float = 0.0,
     ) -> None:
         self._connection = connection
         self._exchange = exchange
         self._limits = limits
         self._compression = check_compression(compression)
+        self._route_timeout = route_timeout
         self._lock = asyncio.Lock()
         self._window = asyncio.Semaphore(WINDOW)
 
@@ -85,6 +93,7 @@ class BlobTransfer:
         Raises:
             BrokerLost: not confirmed by the deadline.
             BrokerRefused: no permission, or the broker's limit is below the size of a chunk.
+            Unroutable: the reader's queue is missing and did not come back in time.
             WireError: the blob is larger than the limits allow.
         """
         size = self.check(data)
@@ -117,9 +126,9 @@ class BlobTransfer:
     async def _publish(self, key: str, chunk: Chunk, data: Buffer, deadline: Deadline) -> None:
         body = encode(chunk, [data], self._limits)
         expiration = min(deadline.left(), MAX_EXPIRATION)
-        await self._connection.publish(
-            Outgoing(self._exchange, key, body, persistent=False, expiration=expiration), deadline
-        )
+        mandatory = self._route_timeout > 0
+        message = Outgoing(self._exchange, key, body, persistent=False, mandatory=mandatory, expiration=expiration)
+        await self._connection.publish(message, deadline, route_timeout=self._route_timeout)
 
 
 def receiver(

@@ -146,6 +146,12 @@ class SiloDiscovery:
         """Why a silo's latest announcement is ignored, by the silo's name."""
         return self._reader.ignored
 
+    @property
+    def queues(self) -> tuple[Queue, ...]:
+        """The queues that it listens to or reads: its own and the lobby, under its present name."""
+        lobby = () if self._queue is None else (self._queue,)
+        return (roster_queue(self._coordinator_id, self._cohort), *lobby)
+
     async def listen(self, connection: Connection) -> None:
         """Listen on a connection, then empty the lobby."""
         roster = roster_queue(self._coordinator_id, self._cohort)

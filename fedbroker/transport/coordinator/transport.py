@@ -25,7 +25,7 @@ from fedbroker.transport.amqp.connection import (
 )
 from fedbroker.transport.amqp.exceptions import Unroutable
 from fedbroker.transport.amqp.message import Delivery, Outgoing
-from fedbroker.transport.amqp.reconnecting import ROUTE_TIMEOUT, ReconnectingConnection
+from fedbroker.transport.amqp.reconnecting import ROUTE_TIMEOUT, ReconnectingConnection, Restoration
 from fedbroker.transport.amqp.url import parse
 from fedbroker.transport.blobs.bulk import PREFETCH, BlobTransfer, receiver
 from fedbroker.transport.blobs.store import BlobStore
@@ -75,6 +75,8 @@ NOTICE_TIMEOUT: Final = 5.0
 """Seconds to publish a notice: it is sent at best effort, and must not hold up the end of a session."""
 TROUBLE_TIMEOUT: Final = 3.0
 """Seconds for the broker to confirm the messages that check it: a live broker needs a fraction of one."""
+RESTORE_SECONDS: Final = 5.0
+"""Maximum seconds until bindings are restored: shorter than a silo waits for a queue of ours to be bound again."""
 RESULTS_LINGER: Final = 15.0
 """Seconds for which an output is kept after its last use: a duplicate of the reply may still name it."""
 
@@ -141,10 +143,16 @@ class CoordinatorTransport:
             cohort, self.coordinator_id, limits, self._envelopes, on_announce, on_leave, on_forged
         )
         self._control = ReconnectingConnection(
-            address, f"fedbroker coordinator {cohort} {self.coordinator_id} control", self._set_up_control
+            address,
+            f"fedbroker coordinator {cohort} {self.coordinator_id} control",
+            self._set_up_control,
+            restoration=Restoration(self._restore_control, RESTORE_SECONDS),
         )
         self._bulk = ReconnectingConnection(
-            address, f"fedbroker coordinator {cohort} {self.coordinator_id} bulk", self._set_up_bulk
+            address,
+            f"fedbroker coordinator {cohort} {self.coordinator_id} bulk",
+            self._set_up_bulk,
+            restoration=Restoration(self._restore_bulk, RESTORE_SECONDS),
         )
         self._transfer = BlobTransfer(self._bulk, topology.BLOBS, limits, compression)
         self._callback: topology.Queue | None = None  # under the names that they had the last time
@@ -328,6 +336,16 @@ class CoordinatorTransport:
             self.results.connection_lost()
         on_chunk = receiver(self.results, self._limits, refused=self._on_bad_chunk)
         await connection.consume(self._results, on_chunk, prefetch=PREFETCH)
+
+    async def _restore_control(self, connection: Connection) -> list[str]:
+        own = () if self._callback is None else (self._callback,)
+        return await connection.restore(
+            topology.EXCHANGES, (*own, *self._discovery.queues, topology.archive(self._cohort))
+        )
+
+    async def _restore_bulk(self, connection: Connection) -> list[str]:
+        own = () if self._results is None else (self._results,)
+        return await connection.restore((topology.BLOBS, topology.RESULTS), own)
 
     async def _leave_control(self, connection: Connection) -> None:
         if self._callback is not None:

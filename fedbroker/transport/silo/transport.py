@@ -22,7 +22,7 @@ from fedbroker.transport.amqp.connection import (
 )
 from fedbroker.transport.amqp.exceptions import ConnectionLost, Locked, Nacked, Unroutable
 from fedbroker.transport.amqp.message import Delivery, Outgoing
-from fedbroker.transport.amqp.reconnecting import ReconnectingConnection
+from fedbroker.transport.amqp.reconnecting import ROUTE_TIMEOUT, ReconnectingConnection, Restoration
 from fedbroker.transport.amqp.url import parse
 from fedbroker.transport.blobs.bulk import PREFETCH, BlobTransfer, receiver
 from fedbroker.transport.blobs.store import CAPACITY, BlobStore
@@ -56,6 +56,8 @@ _log = get_logger(__name__)
 
 WORK_PREFETCH: Final = 16
 """Default maximum number of work items in progress: a silo rarely serves more sessions at a time."""
+RESTORE_SECONDS: Final = 30.0
+"""Maximum seconds until bindings are restored: a thousand silos make 300 small requests a second."""
 SPREAD: Final = 3.0
 """Seconds over which silos spread their reconnections, because all of them lose a broker at the same moment."""
 
@@ -123,12 +125,20 @@ class SiloTransport:
         self.blobs = BlobStore(store_bytes, limits=limits, linger=store_seconds)
         self._prefetch = prefetch
         self._control = ReconnectingConnection(
-            address, f"fedbroker silo {cohort}.{silo} control", self._set_up_control, spread=spread
+            address,
+            f"fedbroker silo {cohort}.{silo} control",
+            self._set_up_control,
+            spread=spread,
+            restoration=None if enrolled else Restoration(self._restore_control, RESTORE_SECONDS),
         )
         self._bulk = ReconnectingConnection(
-            address, f"fedbroker silo {cohort}.{silo} bulk", self._set_up_bulk, spread=spread
+            address,
+            f"fedbroker silo {cohort}.{silo} bulk",
+            self._set_up_bulk,
+            spread=spread,
+            restoration=None if enrolled else Restoration(self._restore_bulk, RESTORE_SECONDS),
         )
-        self._transfer = BlobTransfer(self._bulk, topology.RESULTS, limits, compression)
+        self._transfer = BlobTransfer(self._bulk, topology.RESULTS, limits, compression, route_timeout=ROUTE_TIMEOUT)
         self._deferred = DeferredResults()
         self._envelopes = SiloEnvelopes(cohort, silo, keys)
         self._announcer = Announcer(
@@ -254,8 +264,12 @@ class SiloTransport:
             await asyncio.gather(sending, return_exceptions=True)
 
     async def _send_outputs(self, item: WorkItem, outputs: Mapping[Digest, Buffer], deadline: Deadline) -> None:
-        for digest, data in outputs.items():
-            await self._transfer.send(topology.results_key(item.coordinator_id, self._silo), digest, data, deadline)
+        """Send outputs; stop if their queue stays missing, because the coordinator is gone."""
+        try:
+            for digest, data in outputs.items():
+                await self._transfer.send(topology.results_key(item.coordinator_id, self._silo), digest, data, deadline)
+        except Unroutable:
+            _log.info("reply_unwanted", session=item.session_id, stage=item.stage)
 
     async def _publish_reply(
         self, item: WorkItem, signed: Signed, reply: Done | Failed | Need, inline: list[Buffer], deadline: Deadline
@@ -361,6 +375,14 @@ class SiloTransport:
     def _on_bad_chunk(self, _key: str, reason: str) -> None:
         if self._envelopes.is_signed:
             self._work_consumer.forgery_reports.add("bulk", reason)
+
+    async def _restore_control(self, connection: Connection) -> list[str]:
+        """Restore what the silo receives by; coordinators restore everything else."""
+        queues = topology.work_queue(self._cohort, self._silo), topology.mailbox(self._cohort, self._silo)
+        return await connection.restore((topology.WORK, topology.MAIL), queues)
+
+    async def _restore_bulk(self, connection: Connection) -> list[str]:
+        return await connection.restore((topology.BLOBS,), (topology.blobs_queue(self._cohort, self._silo),))
 
     async def _delete_blobs_queue(self, connection: Connection) -> None:
         if not self._enrolled:
