@@ -54,6 +54,7 @@ MAX_ERROR_CHARS: Final = 400
 Reply: TypeAlias = Done | Failed | Need | Dead
 
 _SEQUENCE: Final = "see that its data can be read to their end, or drop the silo (stragglers, quorum)"
+_LARGE: Final = "let the silo return less, or raise max_blob in the program's Options(limits=)"
 _SLOW: Final = "return fewer elements, raise Timeouts(stage=), or drop the silo (stragglers, quorum)"
 
 _log = get_logger(__name__)
@@ -256,7 +257,7 @@ class SiloRequest:
         if expected is not None and count != expected:
             return self._invalid(f"{count} outputs, and not {expected}")
         if any(size > self.stage.limits.max_blob for _, size in reply.outputs):
-            return self._invalid(f"an output of more than {self.stage.limits.max_blob} bytes")
+            return self._invalid(f"an output of more than {self.stage.limits.max_blob} bytes (max_blob)", _LARGE)
         return None
 
     def _invalid(self, why: str, hint: str = "use the same version at both ends, or see its log") -> Failed:

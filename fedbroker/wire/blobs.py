@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 import blake3
 
 from fedbroker.errors import WireError
-from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
+from fedbroker.wire.limits import DEFAULT_LIMITS, Limits, too_large_value
 from fedbroker.wire.messages import Chunk, Digest
 
 __all__ = ["Assembler", "Assembly", "Buffer", "allocate", "cut", "digest_of", "joined"]
@@ -172,9 +172,7 @@ class Assembler:
 
     def _check(self, chunk: Chunk, length: int) -> None:
         if not 0 <= chunk.size <= self._limits.max_blob:
-            raise WireError(
-                f"a blob of {chunk.size} bytes exceeds the limit of {self._limits.max_blob}", hint="send less at once"
-            )
+            raise too_large_value(chunk.size, self._limits.max_blob)
         end = chunk.offset + length
         fits = 0 <= chunk.offset <= end <= chunk.size
         if not fits or (end < chunk.size and length < self._limits.min_chunk) or (length == 0 and chunk.size > 0):

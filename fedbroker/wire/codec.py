@@ -80,10 +80,10 @@ def encode(message: Message, attachments: Sequence[Buffer] = (), limits: Limits 
     except (ValueError, OverflowError, TypeError) as error:
         raise WireError(f"a message cannot be encoded: {error}") from error
     if len(header) > limits.max_header:
-        raise _too_large("header", len(header), limits.max_header)
+        raise _too_large("header", len(header), limits, "max_header")
     total = _HEADER_AT + len(header) + sum(lengths)
     if total > limits.max_message:
-        raise _too_large("message", total, limits.max_message)
+        raise _too_large("message", total, limits, "max_message")
     prefix = _PREFIX.pack(_MAGIC, VERSION, 0, len(header))
     return b"".join([prefix, _checksum(prefix, header), header, *views])
 
@@ -97,7 +97,7 @@ def decode(body: Buffer, limits: Limits = DEFAULT_LIMITS) -> Frame:
     """
     view = memoryview(body).toreadonly().cast("B")
     if len(view) > limits.max_message:
-        raise _too_large("message", len(view), limits.max_message)
+        raise _too_large("message", len(view), limits, "max_message")
     header, rest = _split(view, limits)
     message, lengths = _parse(header, limits)
     if sum(lengths) != len(rest):
@@ -122,7 +122,7 @@ def _split(view: memoryview, limits: Limits) -> tuple[memoryview, memoryview]:
     if version != VERSION:
         raise WireError(f"a message of version {version}, where {VERSION} is required", hint=_SAME_VERSION)
     if length > limits.max_header:
-        raise _too_large("header", length, limits.max_header)
+        raise _too_large("header", length, limits, "max_header")
     header = view[_HEADER_AT : _HEADER_AT + length]
     if len(header) != length:
         raise WireError("a message is truncated in its header", hint=_DAMAGED)
@@ -179,11 +179,11 @@ def _check_fields(message: WorkItem) -> None:
 
 def _check_counts(message: Message, attachments: int, limits: Limits) -> None:
     if attachments > limits.max_attachments:
-        raise _too_large("number of attachments", attachments, limits.max_attachments)
+        raise _too_large("number of attachments", attachments, limits, "max_attachments")
     if isinstance(message, Chunk) and attachments != 1:
         raise WireError(f"a chunk with {attachments} attachments, not one", hint=_DAMAGED)
     if isinstance(message, WorkItem) and len(message.ops) > limits.max_ops:
-        raise _too_large("number of operations", len(message.ops), limits.max_ops)
+        raise _too_large("number of operations", len(message.ops), limits, "max_ops")
 
 
 def _check_numbers(message: Message) -> None:
@@ -222,8 +222,12 @@ def _checksum(prefix: Buffer, header: Buffer) -> bytes:
     return _CHECKSUM.pack(state.intdigest())
 
 
-def _too_large(kind: str, size: int, limit: int) -> WireError:
-    return WireError(f"a message's {kind} is {size}, the limit is {limit}", hint="send less at once")
+def _too_large(kind: str, size: int, limits: Limits, name: str) -> WireError:
+    limit: int = getattr(limits, name)
+    return WireError(
+        f"a message's {kind} is {size}, the limit is {limit} ({name})",
+        hint=f"send less at once, or raise {name} at both ends",
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Final
 
-from fedbroker.errors import ConfigError
+from fedbroker.errors import ConfigError, WireError
 
-__all__ = ["DEFAULT_LIMITS", "Limits"]
+__all__ = ["DEFAULT_LIMITS", "Limits", "too_large_value"]
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -84,3 +84,12 @@ class Limits:
 
 
 DEFAULT_LIMITS: Final = Limits()
+
+
+def too_large_value(size: int, limit: int) -> WireError:
+    """Return the error for a value beyond ``max_blob``: a struct counts as one value with all of its tensors."""
+    return WireError(
+        f"a value of {size} bytes exceeds the limit of {limit} bytes, which holds for the whole value (max_blob)",
+        hint="return or broadcast less, or raise max_blob at both ends: Options(limits=) of the program and [limits] of"
+        " the silo",
+    )

@@ -35,4 +35,5 @@ def test_blob_beyond_the_limit_is_refused_and_the_next_one_passes(silos):
         with pytest.raises(FedbrokerError, match=rf"exceeds the limit of {BYTES + 100}") as caught:
             ask(BYTES + 200)
         assert "\n" not in str(caught.value)
+        assert "holds for the whole value (max_blob)" in str(caught.value)
         assert ask(BYTES) == 2 * BYTES / 4

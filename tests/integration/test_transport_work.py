@@ -267,7 +267,7 @@ async def test_current_work_is_requeued_when_a_silo_closes(broker: PrivateBroker
 async def test_oversized_request_is_a_wire_error(broker: PrivateBroker, cohort: str) -> None:
     limits = Limits(max_message=2000)
     async with coordinator_transport(broker.url, cohort, limits=limits) as coordinator:
-        with pytest.raises(WireError, match="the limit is 2000"):
+        with pytest.raises(WireError, match=r"the limit is 2000 \(max_message\); .* raise max_message"):
             await coordinator.transport.request(
                 work_item("ewr", coordinator.transport.coordinator_id), {"d": b"x" * 2000}, Deadline.after(5)
             )

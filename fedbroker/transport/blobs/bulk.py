@@ -17,7 +17,7 @@ from fedbroker.transport.topology import Exchange
 from fedbroker.wire.blobs import Buffer, cut
 from fedbroker.wire.codec import decode, encode
 from fedbroker.wire.coding import Compression, check_compression, coded, compressible, decoded
-from fedbroker.wire.limits import Limits
+from fedbroker.wire.limits import Limits, too_large_value
 from fedbroker.wire.messages import Chunk, Digest
 
 __all__ = ["PREFETCH", "WINDOW", "BlobStore", "BlobTransfer", "receiver"]
@@ -76,9 +76,7 @@ class BlobTransfer:
         """
         size = memoryview(data).nbytes
         if size > self._limits.max_blob:
-            raise WireError(
-                f"a blob of {size} bytes exceeds the limit of {self._limits.max_blob}", hint="send less at once"
-            )
+            raise too_large_value(size, self._limits.max_blob)
         return size
 
     async def send(self, key: str, digest: Digest, data: Buffer, deadline: Deadline) -> None:
