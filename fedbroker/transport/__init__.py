@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fedbroker.errors import Missing
-from fedbroker.transport.amqp.reconnecting import refusal_delays
+from fedbroker.transport.amqp.delays import refusal_delays
 from fedbroker.transport.blobs.store import BlobStore
 from fedbroker.transport.coordinator.requests import Dead
 from fedbroker.transport.coordinator.transport import CoordinatorTransport

@@ -19,7 +19,7 @@ from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerLost, Missing
 from fedbroker.transport import Dead
 from fedbroker.transport.amqp import connection, reconnecting
-from fedbroker.transport.amqp.reconnecting import delays
+from fedbroker.transport.amqp.delays import delays
 from fedbroker.transport.topology import callback_queue, mailbox, results_queue, work_queue
 from fedbroker.wire import digest_of
 from fedbroker.wire.messages import Done

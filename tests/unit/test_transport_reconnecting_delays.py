@@ -8,7 +8,7 @@ from itertools import islice
 
 import pytest
 
-from fedbroker.transport.amqp.reconnecting import MAX_DELAY, MAX_REFUSAL_DELAY, delays, refusal_delays
+from fedbroker.transport.amqp.delays import MAX_DELAY, MAX_REFUSAL_DELAY, delays, refusal_delays
 from fedbroker.transport.silo.transport import SPREAD
 
 SILOS = 1000

@@ -157,8 +157,8 @@ def show_close_reasons() -> None:
     commands.Connection.Close.__repr__ = _shown  # type: ignore[method-assign]
 
 
-def _shown(close: commands.Connection.Close) -> str:
-    return f"Connection.Close {printable(close.reply_text)}"
+def _shown(close: object) -> str:
+    return f"Connection.Close {printable(getattr(close, 'reply_text', ''))}"
 
 
 def broker_words(error: Exception) -> str:

@@ -7,13 +7,14 @@ import contextlib
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerLost, BrokerRefused, BrokerUnreachable, NameTaken
 from fedbroker.log import get_logger
 from fedbroker.transport.amqp.alarm import blocked
 from fedbroker.transport.amqp.connection import Connection, TrafficCounters
+from fedbroker.transport.amqp.delays import FIRST_DELAY, delays, refusal_delays
 from fedbroker.transport.amqp.dial import connect
 from fedbroker.transport.amqp.exceptions import (
     NO_EXCHANGE,
@@ -27,18 +28,10 @@ from fedbroker.transport.amqp.exceptions import (
 from fedbroker.transport.amqp.message import Outgoing
 from fedbroker.transport.amqp.url import Address
 
-__all__ = ["FIRST_DELAY", "ROUTE_TIMEOUT", "ReconnectingConnection", "Restoration", "delays", "refusal_delays"]
+__all__ = ["ROUTE_TIMEOUT", "ReconnectingConnection", "Restoration"]
 
 _log = get_logger(__name__)
 
-FIRST_DELAY: Final = 0.1
-"""Seconds: most losses are a restart of a proxy or a node, and the next host answers at once."""
-MAX_DELAY: Final = 10.0
-"""Seconds: a broker that is back is noticed soon, and one that is down is not flooded with attempts."""
-FIRST_REFUSAL_DELAY: Final = 2.0
-"""Seconds after the first refusal: a broker that is starting may refuse a login for a moment."""
-MAX_REFUSAL_DELAY: Final = 60.0
-"""Seconds: a corrected password is noticed within a minute, and a thousand silos add 17 lines a second to its log."""
 ROUTE_TIMEOUT: Final = 15.0
 """Seconds for which a message may match no queue: its consumer redeclares a queue that the broker lost."""
 ROUTE_PAUSE: Final = 0.25
@@ -68,35 +61,9 @@ MAX_START_DELAY: Final = 2.0
 """Maximum seconds between two attempts while a broker does not listen yet: its users wait for it."""
 NAME_LINGER: Final = 2.0
 """Seconds during which a killed process may still hold its name, until the broker notices its closed sockets."""
-
-
 LINGERING_HEARTBEATS: Final = 4
 """Heartbeats after the loss of a connection during which its locks may remain: the broker ends a silent connection
 after two to three, and another node of a cluster learns of it a little later."""
-
-
-def delays(spread: float = FIRST_DELAY) -> Iterator[float]:
-    """Yield the seconds to wait before each attempt to reconnect.
-
-    The first delay is random within ``spread``, because all clients of a broker lose it at the same moment. Then the
-    delay doubles, up to the longer of 10 s and ``spread``, and is shortened at random by up to a half.
-    """
-    yield random.uniform(0.0, spread)
-    longest = spread
-    while True:
-        longest = max(spread, min(2 * longest, MAX_DELAY))
-        yield longest * random.uniform(0.5, 1.0)
-
-
-def refusal_delays() -> Iterator[float]:
-    """Yield the seconds to wait after each refusal: only an operator can change its cause, and the broker logs each.
-
-    The delay doubles from 2 s to a minute, and is shortened at random by up to a half.
-    """
-    longest = FIRST_REFUSAL_DELAY
-    while True:
-        yield longest * random.uniform(0.5, 1.0)
-        longest = min(2 * longest, MAX_REFUSAL_DELAY)
 
 
 Setup = Callable[[Connection], Awaitable[None]]
@@ -464,7 +431,8 @@ async def _accepting(connection: Connection) -> None:
     if not connection.alarm.reason:
         return
     over = asyncio.create_task(connection.alarm.over())
+    waited: tuple[asyncio.Future[Any], ...] = (over, connection.down)
     try:
-        await asyncio.wait([over, connection.down], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
     finally:
         over.cancel()

@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from fedbroker.deadline import Deadline
-from fedbroker.errors import BrokerError, BrokerLost
+from fedbroker.errors import BrokerError, BrokerLost, BrokerRefused
 from fedbroker.log import get_logger
 from fedbroker.transport import topology
 from fedbroker.transport.amqp.channel import Channel
 from fedbroker.transport.amqp.connection import Connection, Handler
+from fedbroker.transport.amqp.delays import delays, refusal_delays
 from fedbroker.transport.amqp.dial import Connected, accepts_connections, connect
 from fedbroker.transport.amqp.exceptions import ConnectionLost, Locked, NotFound
-from fedbroker.transport.amqp.reconnecting import delays
 from fedbroker.transport.amqp.url import Endpoint, parse
 from fedbroker.wire.messages import Done, Fetch
 
@@ -112,21 +112,21 @@ async def until_free(url: str, cohort: str, silo: str) -> None:
         ConfigError: a bad URL.
     """
     address = parse(url)
-    pauses = delays()
+    pauses, refusals = delays(), refusal_delays()
     while True:
         try:
             async with asyncio.timeout(REPLY_TIMEOUT):
                 connected = await connect(address, f"fedbroker silo {cohort}.{silo} standby")
             try:
                 while await _is_in_use(connected, topology.mailbox(cohort, silo)):
-                    pauses = delays()
+                    pauses, refusals = delays(), refusal_delays()
                     await asyncio.sleep(CHECK_INTERVAL * random.uniform(0.5, 1.0))
                 return
             finally:
                 await connected.close()
         except (BrokerError, ConnectionError, TimeoutError) as error:
             _log.warning("silo_name_not_checked", reason=str(error) or "no answer in time")
-            await asyncio.sleep(next(pauses))
+            await asyncio.sleep(next(refusals if isinstance(error, BrokerRefused) else pauses))
 
 
 async def _is_in_use(connected: Connected, queue: topology.Queue) -> bool:
