@@ -191,7 +191,7 @@ class SiloService:
                     raise
                 self._on_refused(error)
                 pause = next(pauses)
-                _log.error("broker_refused", reason=str(error), retry_in=round(pause, 1))
+                _log.error("broker_refused", reason=str(error), seconds=round(pause, 1))
                 await asyncio.sleep(pause)
 
     async def _restore(self) -> None:

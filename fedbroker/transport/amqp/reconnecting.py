@@ -308,7 +308,7 @@ class ReconnectingConnection:
         """Publish a message twice: the broker accepts one more from a connection before it tells it of an alarm.
 
         Raises:
-            BrokerLost: not confirmed by the deadline; names the alarm if there is one.
+            BrokerLost: not confirmed by the deadline; names an alarm that the broker told of.
             BrokerRefused: the broker refuses the message on every attempt.
         """
         await self.publish(message, deadline)
