@@ -48,7 +48,7 @@ _DATA: Final = """
 [policy]
 client_results = "refuse"
 aggregates = "recognised"
-# Records each request and each value that leaves: `fedbroker-silo audit audit.log` shows it.
+# Records each request and each value that leaves: `fedbroker-silo audit` shows it.
 audit_file = "audit.log"
 """
 
@@ -181,9 +181,8 @@ class PublicUrl:
 def settings(silo: str, cohort: str, broker: str, coordinators: Iterable[Public]) -> str:
     """Return a silo's ``silo.toml``, complete except for its data sources."""
     return (
-        "# Holds the login at the broker: for this silo's user alone.\n"
         "[silo]\n"
-        f"{_toml_line('name', silo)}{_toml_line('cohort', cohort)}{_toml_line('broker', broker)}"
+        f"{_toml_line('name', silo)}{_toml_line('cohort', cohort)}{_broker_line(broker)}\n"
         "enrolled = true\n"
         f"\n{_security(coordinators)}{_DATA}"
     )
@@ -195,7 +194,7 @@ def with_broker(text: str, broker: str) -> str:
     Raises:
         ConfigError: it has no line ``broker = …``.
     """
-    replaced, found = _BROKER.subn(lambda _: _toml_line("broker", broker).rstrip(), text, count=1)
+    replaced, found = _BROKER.subn(lambda _: _broker_line(broker), text, count=1)
     if not found:
         raise ConfigError("silo.toml has no line `broker = …`", hint="give --force to make a new file")
     return replaced
@@ -209,6 +208,11 @@ def _security(coordinators: Iterable[Public]) -> str:
         )
     sealed = "# No work is taken that the broker's operator could read.\nseal = true"
     return "\n".join(["[security]", 'secret_file = "secret.key"', "coordinators = [", *publics, "]", sealed, ""])
+
+
+def _broker_line(broker: str) -> str:
+    """Return the line with the login, which `fedbroker-silo install` moves to a file of its own."""
+    return f"{_toml_line('broker', broker).rstrip()}  # a secret: this file is for the silo's user alone"
 
 
 def _toml_line(name: str, value: str) -> str:

@@ -158,7 +158,7 @@ def enroll(
             made,
             json,
             f"next: hand {made.directory} to the silo's administrator, in private: it holds the silo's password",
-            "    there: add data sources to silo.toml, then `fedbroker-silo check` and `fedbroker-silo run`",
+            "    there: add data sources to silo.toml, then `fedbroker-silo check`, and `run` or `install`",
             f"{cohort}.keys.toml of each coordinator has the silo's public key: give its programs the new file",
         )
 

@@ -1,7 +1,7 @@
 """Each command of docs/operate.md runs here if possible; otherwise the files and names in it are checked.
 
 A test has no Docker daemon, cluster or systemd: files, services, units and objects in their commands are compared with
-the repository.
+the repository, or with the files that other commands of the page write.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -19,11 +20,14 @@ import yaml
 
 from tests.support.certificates import self_signed
 from tests.support.kustomize import render
+from tests.support.management import Admin, environment
 from tests.support.pages import blocks
 from tests.support.wait import PROCESS_SECONDS
 
 ROOT = Path(__file__).parents[2]
 INSTALLER = "dist/fedbroker-0.1.0/install.sh"
+SILO = ("fedbroker-silo", "/opt/fedbroker/bin/fedbroker-silo")
+PROJECT = "fedbroker-ewr/"
 COMMANDS = [shlex.split(line) for block in blocks("docs/operate.md", "sh") for line in block.splitlines()]
 
 
@@ -39,7 +43,7 @@ def after(command: list[str], option: str) -> list[str]:
 
 def test_every_program_of_the_page_is_tested():
     known = {"python3", "docker", "make", INSTALLER, "install", "systemctl", "journalctl", "kubectl", "rabbitmqctl"}
-    assert {command[0] for command in COMMANDS} == known
+    assert {command[0] for command in COMMANDS} == known | set(SILO)
 
 
 def test_password_and_certificate_commands_write_secrets(tmp_path):
@@ -59,6 +63,8 @@ def test_password_and_certificate_commands_write_secrets(tmp_path):
 def test_compose_commands_name_existing_files_profiles_and_services():
     for command in of("docker"):
         assert command[1] == "compose"
+        if all(name.startswith(PROJECT) for name in after(command, "-f")):  # written by `fedbroker-silo install`
+            continue
         files = [yaml.safe_load((ROOT / name).read_text()) for name in after(command, "-f")]
         services = {name: service for file in files[:1] for name, service in file["services"].items()}
         profiles = {profile for service in services.values() for profile in service.get("profiles", ())}
@@ -130,6 +136,25 @@ def test_cluster_objects_are_in_the_applied_manifests():
         elif {"logs", "rollout"} & set(command):
             assert (space, command[-1]) in objects
     assert made - {("fedbroker", "broker-tls")} == wanted
+
+
+def test_enrolled_silo_is_installed_as_the_page_says(tmp_path):
+    office = Admin(tmp_path, {})
+    office.done("init", "--broker", "amqps://broker.example/", "--definitions", str(tmp_path / "init.json"))
+    office.done("enroll", "ewr", "--cohort", "airports", "--definitions", str(tmp_path / "ewr.json"))
+    shutil.copytree(office.settings("airports").parent, tmp_path / "ewr")
+    for command in (*of(SILO[0]), *of(SILO[1])):
+        root = ["--root", str(tmp_path / "root")] if "--systemd" in command else []
+        done = subprocess.run(
+            [sys.executable, "-m", "fedbroker_worker", *command[1:], *root],
+            cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "root/etc/fedbroker/silos/ewr.broker").exists()
+    written = [name for program in ("docker", "kubectl") for command in of(program) for name in after(command, "-f")]
+    written = [name for name in written if name.startswith(PROJECT)]
+    assert len(written) == 2
+    assert all((tmp_path / name).exists() for name in written)
 
 
 @pytest.mark.timeout(600)

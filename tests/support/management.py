@@ -140,9 +140,18 @@ class Admin:
 
 
 @contextmanager
-def silo_process(settings: Path, *options: str, modules: Path | None = None) -> Iterator[SiloProcess]:
-    """Run ``fedbroker-silo run`` within the block, ready at its start; ``modules`` is added to its search path."""
-    silo = SiloProcess(settings, *options, modules=modules)
+def silo_process(
+    settings: Path, *options: str, modules: Path | None = None, variables: Mapping[str, str] | None = None
+) -> Iterator[SiloProcess]:
+    """Run ``fedbroker-silo run`` within the block, ready at its start.
+
+    Args:
+        settings: its ``silo.toml``.
+        options: further options.
+        modules: a directory that is added to its search path.
+        variables: additional environment variables.
+    """
+    silo = SiloProcess(settings, *options, modules=modules, variables=variables)
     try:
         silo.until_ready()
         yield silo
@@ -153,19 +162,25 @@ def silo_process(settings: Path, *options: str, modules: Path | None = None) -> 
 class SiloProcess:
     """A silo's process, with a working directory that is not its settings' directory."""
 
-    def __init__(self, settings: Path, *options: str, modules: Path | None = None) -> None:
+    def __init__(
+        self,
+        settings: Path,
+        *options: str,
+        modules: Path | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.log = settings.parent / "log"
         self._ready = settings.parent / "ready"
-        variables = environment()
+        whole = environment(**(variables or {}))
         if modules is not None:
-            variables["PYTHONPATH"] = f"{modules}:{variables['PYTHONPATH']}"
+            whole["PYTHONPATH"] = f"{modules}:{whole['PYTHONPATH']}"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "fedbroker_worker", "run", "--config", str(settings)),
                     *("--ready-file", str(self._ready), *options),
                 ],
-                env=variables,
+                env=whole,
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -34,12 +34,24 @@ if TYPE_CHECKING:
     from fedbroker.trust.keyring import Keys
 
 
-__all__ = ["AuditSettings", "SecuritySettings", "Settings", "SiloSettings", "SourceSettings", "load", "load_for_audit"]
+__all__ = [
+    "SOURCE_SECRETS",
+    "AuditSettings",
+    "SecuritySettings",
+    "Settings",
+    "SiloSettings",
+    "SourceSettings",
+    "load",
+    "load_for_audit",
+]
 
 MIB: Final = 1024 * 1024
 
 LONGEST_SOURCE: Final = 200
 """The most characters of a data source's name, which must leave room in an error line and a table."""
+
+SOURCE_SECRETS: Final = ("url_file", "service_account")
+"""Keys of ``[data.NAME]`` that name a file with a secret."""
 
 _RUNTIME_MEMORY: Final = f"a number of bytes, at least {MIN_MEMORY}, or 0 for three quarters of the memory"
 _TABLES: Final = ("silo", "data", "policy", "limits", "security")

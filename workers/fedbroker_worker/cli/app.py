@@ -58,6 +58,12 @@ _KEY_EXAMPLES: Final = """Examples:
   fedbroker-silo key secret.key    makes the secret if the file does not exist
   fedbroker-silo key /etc/fedbroker/secret.key"""
 
+_INSTALL_EXAMPLES: Final = """Examples:
+  fedbroker-silo install ewr --systemd --dry-run
+  fedbroker-silo install ewr --systemd                       as root
+  fedbroker-silo install ewr --compose --out /srv/fedbroker
+  fedbroker-silo install ewr --kubernetes --force"""
+
 app = cyclopts.App(
     name="fedbroker-silo",
     help="Run a silo of a fedbroker cohort. It computes over its own data and needs no open port.",
@@ -282,3 +288,47 @@ def audit(
     settings = load_for_audit(config) if known else AuditSettings(None, {})
     settings = settings if file is None else replace(settings, file=file)
     print_audit(settings, after=after, last=last, show=show, as_json=json)
+
+
+@app.command(help_epilogue=_INSTALL_EXAMPLES)
+def install(
+    directory: Path,
+    /,
+    *,
+    systemd: Annotated[bool, cyclopts.Parameter(negative="")] = False,
+    compose: Annotated[bool, cyclopts.Parameter(negative="")] = False,
+    kubernetes: Annotated[bool, cyclopts.Parameter(negative="")] = False,
+    root: Path | None = None,
+    out: Path | None = None,
+    dry_run: Annotated[bool, cyclopts.Parameter(negative="")] = False,
+    force: Annotated[bool, cyclopts.Parameter(negative="")] = False,
+) -> None:
+    """Install a silo as a service, from the directory that `fedbroker admin enroll` wrote.
+
+    Checks `silo.toml` and the secrets that it names first. Writes the broker's URL
+    and each secret to a file of its own, for the service alone, and `silo.toml`
+    without the URL. Prints each file, and what to do next; starts nothing.
+
+    Parameters
+    ----------
+    directory
+        The directory with `silo.toml` and the secrets.
+    systemd
+        Write a service of systemd: /etc/fedbroker/silos and /etc/systemd/system.
+    compose
+        Write a project of Compose, with one silo, into the directory of --out.
+    kubernetes
+        Write a manifest of the silo's secret, and `silo.toml` for its overlay, into the directory of --out.
+    root
+        For --systemd: the root directory of another machine or of an image. Default: this machine's.
+    out
+        For --compose and --kubernetes: the directory. Default: `fedbroker-` and the silo's name.
+    dry_run
+        Print what would be written, and write nothing.
+    force
+        Replace files of an earlier installation.
+    """
+    from fedbroker_worker.cli.install import install_silo
+
+    kinds = {"systemd": systemd, "compose": compose, "kubernetes": kubernetes}
+    install_silo(directory, kinds, root=root, out=out, dry_run=dry_run, force=force)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from fedbroker.credentials import readable_by_others
 from fedbroker.diagnostics.finding import Finding
+from fedbroker_worker.config import SOURCE_SECRETS
 from fedbroker_worker.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["exposed_secrets"]
 
 _PASSWORD: Final = re.compile(r"://[^/\s\"':@]*:[^/\s\"'@]+@")
-_FILE_KEYS: Final = ("url_file", "service_account")
-"""Keys of ``[data.NAME]`` that name a file with a secret."""
 
 
 def exposed_secrets(settings: Settings, environ: Mapping[str, str] = os.environ) -> list[Finding]:
@@ -44,6 +43,6 @@ def _files(settings: Settings, environ: Mapping[str, str]) -> Iterator[Path]:
         if variable.startswith("FEDBROKER_SILO_") and variable.endswith("_FILE"):
             yield Path(value)
     for source in settings.data.values():
-        for key in _FILE_KEYS:
+        for key in SOURCE_SECRETS:
             if isinstance(named := source.options.get(key), str):
                 yield settings.directory / named
