@@ -6,7 +6,9 @@ the repository, or with the files that other commands of the page write.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import os
 import re
 import shlex
 import shutil
@@ -18,9 +20,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fedbroker.deadline import Deadline
+from fedbroker.transport.amqp.dial import connect
+from fedbroker.transport.amqp.url import parse
+from tests.support.broker_tools import write_rabbitmqctl
 from tests.support.certificates import self_signed
 from tests.support.kustomize import render
-from tests.support.management import Admin, environment
+from tests.support.management import Admin, environment, management_broker
 from tests.support.pages import blocks
 from tests.support.wait import PROCESS_SECONDS
 
@@ -43,7 +49,8 @@ def after(command: list[str], option: str) -> list[str]:
 
 def test_every_program_of_the_page_is_tested():
     known = {"python3", "docker", "make", INSTALLER, "install", "systemctl", "journalctl", "kubectl", "rabbitmqctl"}
-    assert {command[0] for command in COMMANDS} == known | set(SILO)
+    recipe = {"rabbitmq-plugins", "umask", "openssl", "echo", "export", "fedbroker"}
+    assert {command[0] for command in COMMANDS} == known | recipe | set(SILO)
 
 
 def test_password_and_certificate_commands_write_secrets(tmp_path):
@@ -108,6 +115,8 @@ def test_files_are_installed_at_the_paths_of_the_units(tmp_path):
 def test_services_are_instances_of_our_units():
     for command in (*of("systemctl"), *of("journalctl")):
         service = command[-1]
+        if service == "daemon-reload":
+            continue
         template = re.sub("@.*", "@.service", service)
         assert service == "rabbitmq-server" or (ROOT / "config" / "systemd" / template).exists()
 
@@ -147,7 +156,7 @@ def test_enrolled_silo_is_installed_as_the_page_says(tmp_path):
         root = ["--root", str(tmp_path / "root")] if "--systemd" in command else []
         done = subprocess.run(
             [sys.executable, "-m", "fedbroker_worker", *command[1:], *root],
-            cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60,
+            cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=PROCESS_SECONDS,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "root/etc/fedbroker/silos/ewr.broker").exists()
@@ -160,19 +169,57 @@ def test_enrolled_silo_is_installed_as_the_page_says(tmp_path):
 @pytest.mark.timeout(600)
 def test_broker_accepts_the_commands(broker, tmp_path):
     before = users(broker)
-    broker.ctl("add_user", "guest", "guest")
-    seen: set[str] = set()
+    tried = ("export_definitions", "import_definitions", "enable_feature_flag", "list_feature_flags")
     try:
-        for _, name, *rest in of("rabbitmqctl"):
-            if name not in seen:  # each kind of command once: they take a second
-                seen.add(name)
-                broker.ctl(name, *(str(tmp_path / one) if one.endswith(".json") else one for one in rest))
-        assert {"delete_user", "export_definitions", "import_definitions", "enable_feature_flag"} <= seen
+        for name in tried:  # each kind of command once: they take a second
+            _, _, *rest = next(command for command in of("rabbitmqctl") if command[1] == name)
+            broker.ctl(name, *(str(tmp_path / one) if one.endswith(".json") else one for one in rest))
+        assert {command[1] for command in of("rabbitmqctl")} == {*tried, "add_user", "set_user_tags", "delete_user"}
         assert users(broker) == before
         assert "rabbit_version" in (tmp_path / "definitions.json").read_text()
     finally:
         for name in users(broker) - before:
             broker.ctl("delete_user", name)
+
+
+@pytest.mark.broker
+@pytest.mark.timeout(600)
+def test_broker_recipe_ends_in_a_working_administrator(tmp_path):
+    """Run the recipe on a node without the plugin, then `fedbroker admin`; the silo's new login is accepted."""
+    conf = (ROOT / "config" / "rabbitmq" / "management.conf").read_text().splitlines()
+    api = dict(line.split(" = ") for line in conf if not line.startswith("#"))
+    assert api == {"management.tcp.ip": "127.0.0.1", "management.tcp.port": "15672"}
+    recipe, admin = (
+        block for block in blocks("docs/operate.md", "sh") if "rabbitmq-plugins" in block or "fedbroker admin" in block
+    )
+    commands = "".join(line for line in recipe.splitlines(True) if not line.startswith(("install ", "systemctl ")))
+    (tmp_path / "fedbroker").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m fedbroker.cli "$@"\n')
+    (tmp_path / "fedbroker").chmod(0o700)
+    with management_broker() as node:
+        tools = write_rabbitmqctl(node.broker, tmp_path)
+        port = node.api.rpartition(":")[2]
+        subprocess.run(
+            [tools / "rabbitmq-plugins", "disable", "rabbitmq_management"], check=True, timeout=PROCESS_SECONDS
+        )
+        node.broker.ctl("add_user", "guest", "guest")
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", (commands + admin).replace("127.0.0.1:15672", f"127.0.0.1:{port}")],
+            env=environment(PATH=f"{tools}:{os.environ['PATH']}"),
+            cwd=tmp_path, capture_output=True, text=True, timeout=PROCESS_SECONDS,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "user airports.ewr: see fedbroker-admin/silos/airports/ewr" in done.stdout
+        assert "guest" not in users(node.broker)
+        assert "admin\t[administrator]" in node.broker.ctl("list_users")
+        for secret in ("admin.password", "admin.url"):
+            assert (tmp_path / secret).stat().st_mode & 0o777 == 0o600
+        login = Admin(tmp_path, {}).silo_url("airports").removeprefix("amqps://").partition("@")[0]
+        url = f"amqp://{login}@127.0.0.1:{node.broker.port}/fedbroker"
+        asyncio.run(log_in(url))
+
+
+async def log_in(url: str) -> None:
+    await (await connect(parse(url), "test", Deadline.after(20))).close()
 
 
 def users(broker) -> set[str]:

@@ -10,14 +10,14 @@ from fedbroker.broker import PrivateBroker
 
 
 def write_rabbitmqctl(broker: PrivateBroker, directory: Path) -> Path:
-    """Write a ``rabbitmqctl`` for this node into a directory, for PATH; return the directory."""
+    """Write ``rabbitmqctl`` and ``rabbitmq-plugins`` for this node into a directory, for PATH; return the directory."""
     orders = json.loads((broker.directory / "supervisor.json").read_text(encoding="utf-8"))
-    program = Path(orders["server"][0]).with_name("rabbitmqctl")
     variables = " ".join(shlex.quote(f"{name}={value}") for name, value in orders["env"].items())
-    tool = directory / "rabbitmqctl"
     # RabbitMQ 4's add_user counts its arguments: with one more it does not read the password.
     quiet = 'case "$1" in add_user) ;; *) set -- --quiet "$@" ;; esac'
-    run = f'exec env -i {variables} {shlex.quote(str(program))} "$@"'
-    tool.write_text(f"#!/bin/sh\n{quiet}\n{run}\n", encoding="utf-8")
-    tool.chmod(0o700)
+    for name in ("rabbitmqctl", "rabbitmq-plugins"):
+        program = Path(orders["server"][0]).with_name(name)
+        run = f'exec env -i {variables} {shlex.quote(str(program))} "$@"'
+        (directory / name).write_text(f"#!/bin/sh\n{quiet}\n{run}\n", encoding="utf-8")
+        (directory / name).chmod(0o700)
     return directory
