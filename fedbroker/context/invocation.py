@@ -260,6 +260,7 @@ class _Run:
             check=partial(check_reply, stage),
             outputs=output_count(stage),
             read=None if reader is None else reader.read,
+            computation=self.plan.name,
         )
         self.participants = await session.run_stage(work)
 

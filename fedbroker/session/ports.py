@@ -128,6 +128,7 @@ class StageWork:
         check: checks a reply's outputs before they count.
         outputs: number of outputs of a reply; None for any number.
         read: reads, after the check, sequences in the outputs; None if the stage returns none.
+        computation: the computation's name, for the silos' audit logs.
     """
 
     stage: int
@@ -140,3 +141,4 @@ class StageWork:
     check: Check = lambda _outputs, _clients: None
     outputs: int | None = None
     read: Read | None = None
+    computation: str = ""

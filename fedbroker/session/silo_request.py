@@ -17,12 +17,12 @@ from fedbroker.session.ports import PendingRequest, SessionTransport, StageWork
 from fedbroker.session.report import RequestTimings
 from fedbroker.session.roster import BlobCacheIndex, Member, needs
 from fedbroker.session.stage_state import Lost, Outcome, outcome_name, why
-from fedbroker.text import seconds_text
+from fedbroker.text import printable, seconds_text
 from fedbroker.transport.coordinator.requests import Dead
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.codec import Buffer
 from fedbroker.wire.limits import Limits
-from fedbroker.wire.messages import Digest, Done, Failed, Need, Op, WorkItem
+from fedbroker.wire.messages import MAX_COMPUTATION_NAME, Digest, Done, Failed, Need, Op, WorkItem
 
 __all__ = ["SiloRequest", "StageContext"]
 
@@ -195,6 +195,7 @@ class SiloRequest:
             lease=left + LEASE_SLACK,
             ends_session=stage.work.last,
             defer_above=allowance,
+            computation=printable(stage.work.computation, MAX_COMPUTATION_NAME),
         )
         self.timings.asked += 1
         self.timings.bytes_out += self._size(inline)

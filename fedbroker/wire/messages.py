@@ -19,6 +19,7 @@ from msgspec import Meta
 from fedbroker.errors import ConfigError
 
 __all__ = [
+    "MAX_COMPUTATION_NAME",
     "NAME",
     "Accepted",
     "Announce",
@@ -95,6 +96,12 @@ Rule: TypeAlias = Annotated[str, Meta(pattern=r"\A[a-z0-9_.-]{0,64}\Z")]
 
 SecretKey: TypeAlias = Annotated[str, Meta(pattern=r"\A([0-9a-f]{64})?\Z")]
 """32 bytes in hexadecimal digits, or empty."""
+
+MAX_COMPUTATION_NAME: Final = 200
+"""Maximum number of characters of a computation's name: enough for a function's name, short in a log."""
+
+ComputationName: TypeAlias = Annotated[str, Meta(max_length=MAX_COMPUTATION_NAME)]
+"""Text in one printable line, or empty. The coordinator's claim: nothing depends on it."""
 
 MAX_FORGERY_REPORTS: Final = 16
 """Maximum number of forgery reports in one reply."""
@@ -301,6 +308,8 @@ class WorkItem(msgspec.Struct, frozen=True, tag="work"):
             alone.
         content_key: the session's key for blobs sealed to all its silos, as hexadecimal digits; empty if none is
             sealed.
+        computation: the computation's name, as the coordinator claims, for the silo's audit log; empty from a
+            coordinator of an earlier version.
     """
 
     session_id: Name
@@ -316,6 +325,7 @@ class WorkItem(msgspec.Struct, frozen=True, tag="work"):
     defer_above: int = 0
     sealed: dict[Digest, tuple[Digest, bool]] = {}
     content_key: SecretKey = ""
+    computation: ComputationName = ""
 
     @property
     def blobs(self) -> tuple[Digest, ...]:

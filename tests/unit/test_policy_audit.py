@@ -37,6 +37,7 @@ ITEM = WorkItem(
     1.0,
     1.0,
     True,
+    computation="mean_delay",
 )
 
 
@@ -65,6 +66,7 @@ def test_line_records_coordinator_ops_data_and_outputs():
         "signed_by": "0123456789abcdef",
         "nonces": ["0a" * 16],
         "session": "s1",
+        "claimed_name": "mean_delay",
         "stage": 2,
         "clients": 3,
         "sources": [{"name": "flights", "columns": ["x", "y"], "types": ["float32", "int32"]}],
@@ -273,6 +275,7 @@ def test_table_fits_in_80_columns_and_names_coordinators(tmp_path, capsys, monke
     assert shown["key"] == key.fingerprint
     assert shown["reads"] == "flights(x: float32, y: int32)"
     assert shown["releases"] == "sum of float32[10]"
+    assert shown["computation"] == "mean_delay (claimed by the coordinator)"
     print_audit(settings, show=2, as_json=True)
     assert json.loads(capsys.readouterr().out)["rule"] == "min_clients"
     with pytest.raises(UsageError, match="the audit log has no line 4; its last one is 3"):

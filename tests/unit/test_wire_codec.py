@@ -278,6 +278,20 @@ def test_unprintable_identifier_is_refused(evil: str) -> None:
         assert read(encode(message)) is None
 
 
+def test_name_of_a_computation_is_one_line_of_bounded_length() -> None:
+    def named(name: str) -> m.WorkItem | None:
+        found = read(encode(msgspec.structs.replace(ITEM, computation=name)))
+        assert found is None or isinstance(found.message, m.WorkItem)
+        return None if found is None else found.message
+
+    assert named("") == ITEM
+    assert named("mean\x1b[2J") == msgspec.structs.replace(ITEM, computation="mean\\x1b[2J")
+    assert named("n" * m.MAX_COMPUTATION_NAME) is not None
+    assert named("n" * (m.MAX_COMPUTATION_NAME + 1)) is None
+    old = {key: value for key, value in msgspec.to_builtins(ITEM).items() if key != "computation"}
+    assert decode(crafted([old, []])).message == ITEM
+
+
 def test_source_names_that_look_the_same_are_refused() -> None:
     source = m.Source(())
     assert read(encode(m.Announce("c", "ewr", "i", 5.0, {"a\x1b": source}))) is not None

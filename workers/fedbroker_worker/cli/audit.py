@@ -147,6 +147,11 @@ def _coordinator(line: Mapping[str, Any], names: Mapping[str, str]) -> str:
     return names.get(key) or key or f"{line.get('coordinator', '')} (unsigned)"
 
 
+def _claimed(line: Mapping[str, Any]) -> str:
+    """Return the name that the coordinator gave the computation; nothing at the silo confirms it."""
+    return str(line.get("claimed_name", ""))
+
+
 def _outcome(line: Mapping[str, Any]) -> str:
     outcome = line.get("outcome")
     if outcome == BEGUN:
@@ -192,6 +197,7 @@ def _facts(line: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[tuple[
     yield "coordinator", f"{_coordinator(line, names)}, id {line.get('coordinator', '')}"
     yield "key", key or "none: the work was not signed"
     yield "session", f"{line.get('session', '')}, client stage {line.get('stage', '')}"
+    yield "computation", f"{_claimed(line)} (claimed by the coordinator)" if _claimed(line) else "no name"
     yield "clients", str(line.get("clients", ""))
     yield from _listed("reads", _sources(line, types=True), "nothing")
     yield "outcome", _outcome(line)

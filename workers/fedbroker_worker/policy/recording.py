@@ -60,6 +60,7 @@ def first_line(item: WorkItem, signed: Signed) -> dict[str, object]:
         "signed_by": signed.by,
         NONCES: list(signed.nonces),
         "session": item.session_id,
+        "claimed_name": item.computation,
         "stage": item.stage,
         "clients": item.clients,
         "sources": [
