@@ -305,3 +305,35 @@ async def test_lone_surrogate_is_an_error_of_its_column(tmp_path):
         assert "secret" not in str(caught.value)
     finally:
         await source.close()
+
+
+async def columns_of_error(catalog, *columns, clients=1):
+    """Return the columns that the error of a read names."""
+    with pytest.raises(ColumnError) as caught:
+        await catalog.load(Data(1, "rows", columns), clients)
+    assert all(str(caught.value).count(f"column {part.column!r}") == 1 for part in caught.value.parts)
+    return [part.column for part in caught.value.parts]
+
+
+async def test_error_of_a_read_names_all_columns(tmp_path):
+    """Read NULLs in a plain column, in vectors of one length and of any, next to columns that fit."""
+    query = (
+        "select if(i > 0, i, null) as a, i as b, [i, if(i > 1, i, null)]::int[2] as c,"
+        " if(i > 2, [i], null)::int[] as d, [i, i]::int[2] as e, i as f from range(4) t(i)"
+    )
+    catalog = Catalog(tables(rows=query), tmp_path)
+    await catalog.open()
+    asked = [(name, "int32") for name in "abcdef"]
+    assert await columns_of_error(catalog, *asked) == ["a", "c", "d"]
+    assert await columns_of_error(catalog, ("b", "int32"), ("y", "int32"), ("z", "int32")) == ["y", "z"]
+    assert await catalog.load(Data(1, "rows", (("b", "int32"), ("e", "int32"))), 1)
+    await catalog.close()
+
+
+async def test_error_of_a_conversion_names_the_columns_of_all_clients(tmp_path):
+    query = "select * from (values ('p', 300, 1, 2), ('q', 1, 300, 2), ('r', 301, 1, 2)) t(k, x, y, z)"
+    catalog = Catalog({"rows": SourceSettings("duckdb", {"query": query, "clients": "k"})}, tmp_path)
+    await catalog.open()
+    asked = [(name, "int8") for name in "xyz"]
+    assert await columns_of_error(catalog, *asked, clients=3) == ["x", "y"]
+    await catalog.close()

@@ -247,3 +247,17 @@ def test_traceback_of_an_unexpected_exception_is_logged(caplog):
 def test_dtypes_in_messages_are_ours():
     for dtype in DTYPES:
         assert dtype in told(SourceError("rows", "?", problem=Problem.OUT_OF_RANGE, dtype=dtype))
+
+
+def test_all_columns_that_do_not_fit_are_named():
+    errors = [
+        ColumnError("rows", "x", SECRET, hint=SECRET, problem=Problem.NO_VALUE),
+        ColumnError("rows", "asked", SECRET, hint=SECRET, problem=Problem.NOT_CONVERTIBLE, dtype="int8"),
+        ColumnError("rows", SECRET, SECRET, problem=Problem.NO_VALUE),
+        ColumnError("rows", f"{SECRET}2", SECRET, problem=Problem.NO_VALUE),  # reads like the one before it
+    ]
+    assert told(ColumnError.joined(errors)) == (
+        "data; source 'rows': column 'x' has cells without a value; column 'asked' does not convert to int8; "
+        "a column has cells without a value; leave their rows out, or replace them, in the silo's query; "
+        "ask for another dtype, or cast it in the silo's query"
+    )

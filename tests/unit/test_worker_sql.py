@@ -292,3 +292,11 @@ def test_read_can_be_interrupted_and_the_next_one_succeeds(stays):
 
 def _threads():
     return [one for one in threading.enumerate() if one.name == "source stays"]
+
+
+def test_error_names_columns_with_nulls_in_different_batches(stays):
+    query = "select 1 as a, 2 as b, 3 as c union all select null, 4, 5 union all select 6, null, 7"
+    source = stays(query, batch_rows=1, types={"a": "int64", "b": "int64", "c": "int64"})
+    said = line(ColumnError, source.read, ["a", "b", "c"])
+    assert "column 'a' has a NULL in row 2; column 'b' has a NULL in row 3; add" in said
+    assert values(source, "c") == {"c": [3, 5, 7]}

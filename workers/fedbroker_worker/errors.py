@@ -157,6 +157,7 @@ class ColumnError(SourceError):
 
     Attributes:
         column: its name.
+        others: the errors of further columns, for which it stands, too.
     """
 
     code = "FB4204"
@@ -173,15 +174,24 @@ class ColumnError(SourceError):
     ) -> None:
         super().__init__(source, f"column {column!r} {what}", hint=hint, problem=problem, dtype=dtype)
         self.column = column
+        self.others: tuple[ColumnError, ...] = ()
+        self._own = (f"column {column!r} {what}", hint)  # without the others'
+
+    @property
+    def parts(self) -> tuple[ColumnError, ...]:
+        """The error of each column: this one, and the others."""
+        return (self, *self.others)
 
     @classmethod
     def joined(cls, errors: Sequence[ColumnError]) -> ColumnError:
         """Return one error for several columns; its fields are those of the first, its line names all of them."""
         first, *others = errors
         if others:
-            own = f"source {first.source!r}: "
-            first.what = first.cause = own + "; ".join(error.what.removeprefix(own) for error in errors)
-            first.hint = "; ".join(dict.fromkeys(error.hint for error in errors if error.hint))
+            first.others = tuple(others)
+            texts = [error._own[0] for error in errors]
+            hints = dict.fromkeys(error._own[1] for error in errors if error._own[1])
+            first.what = first.cause = f"source {first.source!r}: {'; '.join(texts)}"
+            first.hint = "; ".join(hints)
         return first
 
 

@@ -130,7 +130,7 @@ class OpenSource:
         Raises:
             PolicyRefused: the source has fewer than ``min_rows`` rows.
             SourceError: the source cannot be read, or the value is too large.
-            ColumnError: a column is missing or does not convert.
+            ColumnError: columns are missing or do not convert; names all of them.
             WorkRefused: the source has another number of clients.
         """
         types = self._types(op)
@@ -171,6 +171,7 @@ class OpenSource:
     def _types(self, op: Data) -> list[ColumnType]:
         """Return the requested columns, which are named or numbered (``#0``)."""
         types: list[ColumnType] = []
+        missing: dict[str, ColumnError] = {}
         for name, dtype in op.columns:
             # Coordinators know a column by the printable form of its name.
             found = [column for column in self.announced.columns if printable(column.name) == name]
@@ -179,10 +180,15 @@ class OpenSource:
             if not found:
                 available = ", ".join(column.name for column in self.announced.columns)
                 hint = f"available: {available}"
-                raise ColumnError(self.name, name, "does not exist", hint=hint, problem=Problem.UNKNOWN_COLUMN)
+                missing[name] = ColumnError(
+                    self.name, name, "does not exist", hint=hint, problem=Problem.UNKNOWN_COLUMN
+                )
+                continue
             dtype, shape = requested_type(dtype, found[0].shape)
             check_dtype(dtype, name)
             types.append(ColumnType(found[0].name, dtype, shape))
+        if missing:
+            raise ColumnError.joined(list(missing.values()))
         return types
 
     def _serialized(self, types: list[ColumnType], scalar: bool, min_rows: int) -> bytes | None:
@@ -195,9 +201,16 @@ class OpenSource:
             hint = "see the package that brings this kind of source"
             raise SourceError(self.name, what, hint=hint, problem=Problem.OTHER_CLIENTS)
         members: list[list[Buffer]] = []
+        errors: dict[tuple[str, Problem, str], ColumnError] = {}  # a column's problem once, not for each client
         for number, columns in enumerate(read, 1):
             client = f"client {number} of {len(read)}" if len(read) > 1 else ""
-            members.append(member_value(self.name, types, columns, scalar=scalar, client=client))
+            try:
+                members.append(member_value(self.name, types, columns, scalar=scalar, client=client))
+            except ColumnError as error:
+                for part in error.parts:
+                    errors.setdefault((part.column, part.problem, part.dtype), part)
+        if errors:
+            raise ColumnError.joined(list(errors.values()))
         return clients_value(types, members, scalar=scalar)
 
     def _start(self, what: str, function: Callable[[], T]) -> asyncio.Future[T]:

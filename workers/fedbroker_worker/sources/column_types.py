@@ -96,10 +96,10 @@ class DeclaredType:
 
 
 def of_each(names: Iterable[str], type_of: Callable[[str], T]) -> dict[str, T]:
-    """Return the type of each column.
+    """Return the type, or the array, of each column.
 
     Raises:
-        ColumnError: columns have no usable type; names all of them.
+        ColumnError: columns have no usable type or cannot be read; names all of them.
     """
     found: dict[str, T] = {}
     errors: list[ColumnError] = []

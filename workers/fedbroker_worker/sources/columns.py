@@ -72,12 +72,18 @@ def member_value(
         client: the client, such as ``client 2 of 3``, for errors; empty if the source has only one.
 
     Raises:
-        ColumnError: a column does not convert.
+        ColumnError: columns do not convert; names all of them.
         SourceError: ``scalar`` is set, and the client does not have exactly one row.
     """
     elements: list[tuple[str | None, Parts]] = []
+    errors: list[ColumnError] = []
     for type_ in types:
-        values = cast_to(type_.dtype, _of_rows(source, type_, columns[type_.name]), source=source, column=type_.name)
+        try:
+            values = _of_rows(source, type_, columns[type_.name])
+            values = cast_to(type_.dtype, values, source=source, column=type_.name)
+        except ColumnError as error:
+            errors.append(error)
+            continue
         if scalar:
             if len(values) != 1:
                 what = f"{client} has {len(values)} rows where the computation takes one".lstrip()
@@ -85,6 +91,8 @@ def member_value(
                 raise SourceError(source, what, hint=hint, problem=Problem.NOT_ONE_ROW)
             values = values[0:1].reshape(values.shape[1:])
         elements.append((None, framed(_VALUE_ARRAY, _array(values, type_.dtype))))
+    if errors:
+        raise ColumnError.joined(errors)
     return struct(elements)
 
 

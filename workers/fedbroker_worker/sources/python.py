@@ -117,7 +117,7 @@ class PythonSource:
                     hint=f"available: {', '.join(announced)}",
                     problem=Problem.UNKNOWN_COLUMN,
                 )
-        chosen = {name: self._as_announced(announced[name], arrays) for name in columns}
+        chosen = of_each(columns, lambda name: self._as_announced(announced[name], arrays))
         if clients is None:
             return [chosen]
         return clients.deal(self._name, chosen, keys_as_text(self._keys(clients.column, arrays)))

@@ -194,19 +194,26 @@ def _unexpected(error: Exception) -> PublicText:
 
 
 def _of_source(error: SourceError, item: WorkItem, announced: Mapping[str, Source]) -> Failure:
-    """Name the source and the column only if the coordinator has requested them or knows them from an announcement."""
+    """Name source and columns only if the coordinator has requested them or knows them from an announcement."""
     requested = [op for op in item.ops if isinstance(op, Data)]
     source = "a source"
     if error.source in announced or any(op.name == error.source for op in requested):
         source = f"source {error.source!r}"
-    subject = source
-    if isinstance(error, ColumnError):
-        columns = {name for op in requested if op.name == error.source for name, _ in op.columns}
-        columns |= {column.name for column in announced[error.source].columns} if error.source in announced else set()
-        subject = f"{source}: " + (f"column {error.column!r}" if error.column in columns else "a column")
+    if not isinstance(error, ColumnError):
+        return Failure("data", PublicText(f"{source} {_sentence(error)}"), _advice(error, announced), detail=str(error))
+    known = {name for op in requested if op.name == error.source for name, _ in op.columns}
+    known |= {column.name for column in announced[error.source].columns} if error.source in announced else set()
+    named = [(f"column {part.column!r}" if part.column in known else "a column", part) for part in error.parts]
+    causes = dict.fromkeys(f"{subject} {_sentence(part)}" for subject, part in named)
+    hints = [_advice(part, announced) for part in error.parts]
+    cause = PublicText(f"{source}: {'; '.join(causes)}")
+    return Failure("data", cause, PublicText("; ".join(dict.fromkeys(filter(None, hints)))), detail=str(error))
+
+
+def _sentence(error: SourceError) -> str:
+    """Return the sentence of the error's problem, with a dtype only if it is one of ours."""
     dtype = error.dtype if error.dtype in DTYPES else "that dtype"
-    sentence = error.problem.sentence.format(dtype=dtype, limit=error.limit)
-    return Failure("data", PublicText(f"{subject} {sentence}"), _advice(error, announced), detail=str(error))
+    return error.problem.sentence.format(dtype=dtype, limit=error.limit)
 
 
 def _advice(error: SourceError, announced: Mapping[str, Source]) -> PublicText:

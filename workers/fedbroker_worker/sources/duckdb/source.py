@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import duckdb
@@ -374,7 +375,7 @@ def fetch_rows(
         The columns by name, and the cells of ``key``.
 
     Raises:
-        ColumnError: a column has a NULL, or vectors of different lengths.
+        ColumnError: columns have a NULL, or vectors of different lengths; names all of them.
         duckdb.Error: the query fails.
     """
     flat = [column for column in columns if column.flat]
@@ -388,15 +389,18 @@ def fetch_rows(
         connection.execute(made)
         table, others = "fedbroker_rows", [f"c{at}" for at in range(len(others))]
     arrays = _arrays(connection, others, table)
-    rows: dict[str, Array] = {}
-    for column in columns:
-        if column.flat:
-            at = f"c{len(others) + flat.index(column)}"
-            (lengths,) = _arrays(connection, [f"len({at})"], table)
-            (elements,) = _arrays(connection, [f"unnest({at})"], table)
-            rows[column.name] = vectors_of(source, column.announced, lengths, elements)
-        else:
-            rows[column.name] = _array(source, column, arrays)
+    by_name = {column.name: column for column in columns}
+
+    def read(name: str) -> Array:
+        column = by_name[name]
+        if not column.flat:
+            return _array(source, column, arrays)
+        at = f"c{len(others) + flat.index(column)}"
+        (lengths,) = _arrays(connection, [f"len({at})"], table)
+        (elements,) = _arrays(connection, [f"unnest({at})"], table)
+        return vectors_of(source, column.announced, lengths, elements)
+
+    rows = of_each(by_name, read)
     return rows, None if key is None else next(arrays)
 
 
@@ -413,8 +417,9 @@ def _named(expressions: Sequence[str]) -> str:
 
 
 def _array(source: str, column: SqlColumn, cells: Iterator[Array]) -> Array:
-    """Return one column from its own cells, or from those of its elements."""
+    """Return one column from its own cells, or from those of its elements; takes all of them, also if it raises."""
+    own = list(islice(cells, len(column.elements) or 1))
     if not column.elements:
-        return array_of(source, column.announced, next(cells))
+        return array_of(source, column.announced, own[0])
     element = Column(column.name, column.announced.dtype)
-    return np.stack([array_of(source, element, next(cells)) for _ in column.elements], axis=1)
+    return np.stack([array_of(source, element, one) for one in own], axis=1)

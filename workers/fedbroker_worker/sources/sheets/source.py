@@ -172,7 +172,7 @@ class SheetsSource:
         rows = self._rows(grid, typed)
         wanted = {name: self._column(name, typed) for name in columns}
         nan = self._options.nulls == "nan"
-        arrays = {name: grid.array(column, rows, nan=nan) for name, column in wanted.items()}
+        arrays = of_each(wanted, lambda name: grid.array(wanted[name], rows, nan=nan))
         if clients is None:
             return [arrays]
         owners = keys_as_text(self._keys(grid, clients.column, rows))

@@ -173,7 +173,8 @@ class SqlSource:
         wanted = [offered[name] for name in dict.fromkeys(columns)]
         with self._database.rows(self._query, call, self._options.batch_rows) as rows:
             pieces, owners = self._batches(rows, wanted, clients)
-        arrays = {column.name: _joined(self._name, column, pieces[column.name]) for column in wanted}
+        by_name = {column.name: column for column in wanted}
+        arrays = of_each(by_name, lambda name: _joined(self._name, by_name[name], pieces[name]))
         return [arrays] if clients is None else clients.deal(self._name, arrays, _owners(owners))
 
     def _profile(self, head: int, call: Call) -> SourceProfile:
@@ -198,24 +199,46 @@ class SqlSource:
     def _batches(
         self, rows: Rows, wanted: Sequence[DeclaredType], clients: Clients | None
     ) -> tuple[dict[str, list[Array]], list[Array]]:
-        """Return the arrays of each batch by column, and the client's key of each row."""
+        """Return the arrays of each batch by column, and the client's key of each row.
+
+        Raises:
+            ColumnError: columns have a NULL or do not fit; names all of them, so that all batches are read.
+        """
         pieces: dict[str, list[Array]] = {column.name: [] for column in wanted}
+        errors: dict[str, ColumnError] = {}
         owners: list[Array] = []
         before = 0
         while True:
             batch = rows.next()
             for column in wanted:
-                cells = [row[self._place(column.name, rows)] for row in batch]
-                if None in cells:
-                    what = f"has a NULL {_in_row(before)(cells.index(None))}"
-                    hint = f"add `where {column.name} is not null` to the query, or coalesce()"
-                    raise ColumnError(self._name, column.name, what, hint=hint, problem=Problem.NO_VALUE)
-                pieces[column.name].append(array_from(self._name, column, cells, _in_row(before)))
+                if column.name in errors:
+                    continue
+                try:
+                    array = self._array(column, batch, rows, before)
+                except ColumnError as error:
+                    errors[column.name] = error
+                    pieces.clear()
+                else:
+                    if not errors:
+                        pieces[column.name].append(array)
             if clients is not None:
                 owners.append(keys_as_text([row[self._place(clients.column, rows)] for row in batch]))
             before += len(batch)
             if len(batch) < self._options.batch_rows:
-                return pieces, owners
+                break
+        if errors:
+            raise ColumnError.joined([errors[column.name] for column in wanted if column.name in errors])
+        return pieces, owners
+
+    def _array(self, column: DeclaredType, batch: Sequence[Sequence[object]], rows: Rows, before: int) -> Array:
+        """Return a column of a batch; ``before`` is the number of rows before it."""
+        place = self._place(column.name, rows)
+        cells = [row[place] for row in batch]
+        if None in cells:
+            what = f"has a NULL {_in_row(before)(cells.index(None))}"
+            hint = f"add `where {column.name} is not null` to the query, or coalesce()"
+            raise ColumnError(self._name, column.name, what, hint=hint, problem=Problem.NO_VALUE)
+        return array_from(self._name, column, cells, _in_row(before))
 
     def _place(self, name: str, rows: Rows) -> int:
         if name not in rows.names:
