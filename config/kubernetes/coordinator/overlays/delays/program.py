@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import numpy as np
 import tensorflow as tf
@@ -21,13 +22,22 @@ def mean_delay(delays: object) -> object:
     return tff.federated_mean(tff.federated_map(mean, delays), tff.federated_map(flights, delays))
 
 
-# Where a container's filter of system calls refuses namespaces, FEDBROKER_ISOLATION is none.
-isolation = os.environ.get("FEDBROKER_ISOLATION", "namespace")
-with fedbroker.set_sync_execution_context(
-    cohort="airports",
-    min_silos=3,
-    stragglers="drop",
-    quorum=2,
-    options=fedbroker.Options(isolation=isolation, journal="journal", metrics=os.environ.get("FEDBROKER_METRICS")),
-):
-    print(f"mean delay: {mean_delay(fedbroker.data('delays')):.2f} minutes", flush=True)
+def main() -> None:
+    """Compute and print the mean over the cohort."""
+    # Where a container's filter of system calls refuses namespaces, FEDBROKER_ISOLATION is none.
+    isolation = os.environ.get("FEDBROKER_ISOLATION", "namespace")
+    with fedbroker.set_sync_execution_context(
+        cohort="airports",
+        min_silos=3,
+        stragglers="drop",
+        quorum=2,
+        options=fedbroker.Options(isolation=isolation, journal="journal", metrics=os.environ.get("FEDBROKER_METRICS")),
+    ):
+        print(f"mean delay: {mean_delay(fedbroker.data('delays')):.2f} minutes", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:  # Ctrl-C, `docker stop`, `systemctl stop`; the context has said that it was cancelled
+        sys.exit(130)
