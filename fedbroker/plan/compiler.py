@@ -32,6 +32,7 @@ from fedbroker.plan.blocks import (
 )
 from fedbroker.plan.functions import holds_function
 from fedbroker.plan.model import Slot
+from fedbroker.plan.selects import SELECTS, with_rows_in_order
 from fedbroker.plan.sequences import SEQUENCE_INTRINSICS, sequences_as_tensorflow
 
 __all__ = ["DEFECT", "SECURE", "Flat", "SecureSum", "contents_of", "flatten"]
@@ -98,6 +99,8 @@ def flatten(comp: tff.framework.ConcreteComputation, secure_sum: SecureSum) -> F
     try:
         if exposed:
             comp = _in_plaintext(comp)
+        if contents.selects:
+            comp = with_rows_in_order(comp)
         if contents.sequences:
             comp = sequences_as_tensorflow(comp)
         compiled: Block = untyped(native).desugar_and_transform_to_native(comp).to_building_block()
@@ -126,11 +129,13 @@ class Contents:
     Attributes:
         secure: names of the secure intrinsics, each once.
         sequences: True if it contains a sequence intrinsic.
+        selects: True if it contains ``federated_select``, or the secure one.
         refused: the first part that cannot be planned at all, and its replacement.
     """
 
     secure: tuple[str, ...]
     sequences: bool
+    selects: bool
     refused: PlanError | None
 
 
@@ -144,7 +149,7 @@ def contents_of(block: Block) -> Contents:
         elif refused is None:
             refused = _refused(part)
     secure = tuple(uri for uri in uris if uri in SECURE)
-    return Contents(secure, not SEQUENCE_INTRINSICS.isdisjoint(uris), refused)
+    return Contents(secure, not SEQUENCE_INTRINSICS.isdisjoint(uris), not SELECTS.isdisjoint(uris), refused)
 
 
 def _refused(part: Block) -> PlanError | None:

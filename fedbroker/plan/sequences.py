@@ -28,6 +28,7 @@ from fedbroker.plan.blocks import (
     tf,
     untyped,
 )
+from fedbroker.plan.initialization import with_initialization
 
 __all__ = ["SEQUENCE_INTRINSICS", "sequences_as_tensorflow"]
 
@@ -68,7 +69,7 @@ def _replaced(block: Block) -> tuple[Block, bool]:
 
 def _map(call: bb.Call) -> tuple[Block, bool]:
     function, sequence = _elements(call, 2)
-    if not _is_pure(function):
+    if not isinstance(function, bb.CompiledComputation):
         return call, False
 
     def mapped(dataset: Untyped) -> object:
@@ -86,7 +87,7 @@ def _map(call: bb.Call) -> tuple[Block, bool]:
 
 def _reduce(call: bb.Call) -> tuple[Block, bool]:
     sequence, zero, function = _elements(call, 3)
-    if not _is_pure(function):
+    if not isinstance(function, bb.CompiledComputation):
         return call, False
     state_type = untyped(parameter_of(function))[0]
 
@@ -124,15 +125,10 @@ def _elements(call: bb.Call, count: int) -> list[Block]:
     return [element(call.argument, at) for at in range(count)]
 
 
-def _is_pure(function: Block) -> bool:
-    """Return whether a function is TensorFlow without an initialization op."""
-    return isinstance(function, bb.CompiledComputation) and not proto_of(function).tensorflow.initialize_op
-
-
 def _inlined(function: Block, argument: Untyped) -> Untyped:
     """Import the function's graph into the graph under construction: a dataset's graph cannot contain TFF's calls."""
     _, result = untyped(tensorflow_utils).deserialize_and_call_tf_computation(
-        proto_of(function), argument, tf.compat.v1.get_default_graph(), "", tf.constant("")
+        with_initialization(proto_of(function)), argument, tf.compat.v1.get_default_graph(), "", tf.constant("")
     )
     return result
 

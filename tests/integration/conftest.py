@@ -64,13 +64,9 @@ def tff_local():
 @pytest.fixture
 def direct(loop_thread, runtime):
     """Return ``run(comp, *args, silos=n)``, which invokes on executors of one runtime, without a broker."""
-    from tests.support.direct_cohort import DirectCohort
-    from tests.support.local_tff import pack_arguments
+    from tests.support.direct_cohort import direct_run
 
-    def run(comp, *args, silos=3):
-        return loop_thread.run(DirectCohort(runtime, silos).run(comp, pack_arguments(comp, args)))
-
-    return run
+    return direct_run(loop_thread, runtime)
 
 
 @pytest.fixture

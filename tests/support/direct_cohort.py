@@ -5,6 +5,7 @@ A boundary of our own, so that thousands of plans can run; a test that concerns 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 from fedbroker.context.invocation import Attempt, invoke
@@ -14,6 +15,20 @@ from fedbroker.plan import make_plan
 from fedbroker.session.roster import Member
 from fedbroker.session.stage_state import Policy
 from fedbroker.wire.messages import Call, Compute, Drop, Select, Struct, Value
+from tests.support.local_tff import pack_arguments
+
+RUN_SECONDS = 120.0
+"""The longest wait for a result, on a loaded machine."""
+
+
+def direct_run(loop_thread, runtime):
+    """Return ``run(comp, *args, silos=n)``, which invokes on executors of one runtime, without a broker."""
+
+    def run(comp, *args, silos=3, secure_sum="refuse"):
+        argument = pack_arguments(comp, args)
+        return loop_thread.run(DirectCohort(runtime, silos).run(comp, argument, secure_sum=secure_sum))
+
+    return run
 
 
 class DirectSession:
@@ -75,9 +90,11 @@ class DirectCohort:
         self.settings = Settings(url="amqp://localhost", cohort="direct", min_silos=1, timeouts=Timeouts(stage=60.0))
         self.sessions = []
 
-    async def run(self, comp, argument=None):
+    async def run(self, comp, argument=None, *, secure_sum="refuse"):
         forever = Deadline.never()
-        return await invoke(make_plan(comp), argument, self, Attempt(forever, forever, None))
+        plan = make_plan(comp, secure_sum=secure_sum)
+        async with asyncio.timeout(RUN_SECONDS):
+            return await invoke(plan, argument, self, Attempt(forever, forever, None))
 
     async def executor(self, clients):
         return await self.runtime.executor(clients)
