@@ -80,6 +80,10 @@ fuzz: setup ## fuzz every parser with a million random inputs; ARGS="--seed 2 he
 guided: setup ## fuzz every parser with Atheris, guided by coverage; ARGS="header -max_total_time=600" chooses
 	@scripts/guided.sh $(ARGS)
 
+.PHONY: programs
+programs: setup ## compare N=5000 random programs with TFF and NumPy; SEED=2 makes others, FIRST=3000 continues
+	@$(bin)/python -m tests.programs --count $(or $(N),5000) --seed $(or $(SEED),1) --first $(or $(FIRST),0)
+
 .PHONY: compatibility
 compatibility: setup ## write docs/compatibility.md from the results of the conformance tests
 	@$(bin)/python -m pytest tests/conformance --write-page $(ARGS)

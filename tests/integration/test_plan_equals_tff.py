@@ -8,30 +8,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from tests.support import computations as c
 from tests.support.local_tff import assert_same
-from tests.support.random_computations import build_computation, random_steps
 
 pytestmark = [pytest.mark.runtime, pytest.mark.timeout(900)]
 
 F = np.float32
 NUMBERS = tff.FederatedType(F, tff.CLIENTS)
-
-
-@settings(max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    program=random_steps,
-    returned=st.lists(st.integers(0, 30), min_size=1, max_size=4),
-    nested=st.booleans(),
-    values=st.lists(st.integers(-8, 8).map(float), min_size=1, max_size=5),
-    silos=st.integers(1, 4),
-)
-def test_generated_computations(direct, tff_local, program, returned, nested, values, silos):
-    comp = build_computation(program, returned, nested=nested, all_equal=True)
-    assert_same(direct(comp, values, 2.0, silos=silos), tff_local(comp, values, 2.0))
 
 
 @tff.federated_computation(
