@@ -72,7 +72,9 @@ def test_silo_page_installs_and_runs_a_silo(broker, cohort, tmp_path):
         run(line, work)
     assert not list((work / "silo-env").glob("lib/python*/site-packages/tensorflow/"))
     # With Python's slim image (some 130 MB) and compiled modules (some 40), the silo's image stays below 700.
-    assert sum(path.lstat().st_size for path in (work / "silo-env").rglob("*") if not path.is_symlink()) < 540e6
+    installed = [path for path in (work / "silo-env").rglob("*") if not path.is_symlink()]
+    # The image has no pip.
+    assert sum(path.lstat().st_size for path in installed if not {"__pycache__", "pip"} & set(path.parts)) < 550e6
     toml, _ = blocks("docs/silo.md", "toml")
     toml = toml.replace("amqp://localhost:5672/", broker.url).replace('"airports"', f'"{cohort}"')
     (work / "silo.toml").write_text(toml)

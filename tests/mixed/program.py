@@ -27,6 +27,9 @@ def main(url: str, cohort: str) -> None:
         found: list[object] = [delays(fedbroker.data("delays"))]
         process = learning()
         state = process.initialize()
+        # Keras draws the first weights at random.
+        weights = tree.map_structure(np.zeros_like, process.get_model_weights(state))
+        state = process.set_model_weights(state, weights)
         for _ in range(ROUNDS):
             output = process.next(state, fedbroker.data("arrivals", batch_size=256))
             state = output.state
