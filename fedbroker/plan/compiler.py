@@ -32,6 +32,7 @@ from fedbroker.plan.blocks import (
 )
 from fedbroker.plan.functions import holds_function
 from fedbroker.plan.model import Slot
+from fedbroker.plan.moduli import with_moduli_of_one_dtype
 from fedbroker.plan.selects import SELECTS, with_rows_in_order
 from fedbroker.plan.sequences import SEQUENCE_INTRINSICS, sequences_as_tensorflow
 
@@ -203,7 +204,7 @@ def _check_signature(type_: tff.Type) -> None:
 def _in_plaintext(comp: tff.framework.ConcreteComputation) -> tff.framework.ConcreteComputation:
     """Replace the secure intrinsics of ``comp`` by ordinary ones that compute, and check, the same."""
     # Flatten first: the replacement nests deeper, and protobuf's parser accepts at most a hundred levels.
-    flat = transformations.to_call_dominant(comp.to_building_block())
+    flat = with_moduli_of_one_dtype(transformations.to_call_dominant(comp.to_building_block()))
     replaced: tff.framework.ConcreteComputation = untyped(test_compiler).replace_secure_intrinsics_with_bodies(
         as_computation(flat)
     )

@@ -252,7 +252,7 @@ def secure(of: Operands) -> Made:
         of.pick((True, False)),
     )
     number, name = bound
-    # TFF takes one modulus for all tensors only if these are int32.
+    # TFF's own context takes one modulus for all tensors only if these are int32.
     each = each or name == "modular"
     bounds = _numbers_text(shape, number) if each else str(number)
     function = "mapreduce.federated_secure_modular_sum" if name == "modular" else f"tff.{name}"
