@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from fedbroker.plan.blocks import tf
+from fedbroker.plan.blocks import Untyped, tf
 from fedbroker.runtime.protos import Proto
 
-__all__ = ["with_initialization"]
+__all__ = ["make_variables_anonymous", "with_initialization"]
 
 # Under this name TensorFlow makes a variable for each execution. Calls that run at the same time share variables of
 # other names: a dataset keeps the names of the session that made it when another session reads it.
-_ANONYMOUS: Final = b"cd2c89b7-88b7-44c8-ad83-06c2a9158347"
+_ANONYMOUS: Final = tf.compat.v1.AttrValue(s=b"cd2c89b7-88b7-44c8-ad83-06c2a9158347")
 
 _WITHOUT_INPUT: Final = frozenset({"Const", "Placeholder"})
 
@@ -29,8 +29,6 @@ def with_initialization(proto: Proto) -> Proto:
     proto.tensorflow.graph_def.Unpack(graph)
     initialization = _ancestors(graph, initialize)
     for node in graph.node:
-        if node.op == "VarHandleOp":
-            node.attr["shared_name"].s = _ANONYMOUS
         if node.name not in initialization and node.op not in _WITHOUT_INPUT:
             node.input.append(f"^{initialize}")
     made = type(proto)()
@@ -38,6 +36,18 @@ def with_initialization(proto: Proto) -> Proto:
     made.tensorflow.graph_def.Pack(graph)
     made.tensorflow.ClearField("initialize_op")
     return made
+
+
+def make_variables_anonymous(graph: Untyped) -> None:
+    """Give each call of a dataset's function variables of its own.
+
+    Args:
+        graph: the function's graph, after all computations were imported: TFF appends to the names that it imports, so
+            that all variables of one name would become one.
+    """
+    for operation in graph.get_operations():
+        if operation.type == "VarHandleOp":
+            operation._set_attr("shared_name", _ANONYMOUS)
 
 
 def _ancestors(graph: Proto, name: str) -> set[str]:

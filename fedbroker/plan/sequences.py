@@ -28,7 +28,7 @@ from fedbroker.plan.blocks import (
     tf,
     untyped,
 )
-from fedbroker.plan.initialization import with_initialization
+from fedbroker.plan.initialization import make_variables_anonymous, with_initialization
 
 __all__ = ["SEQUENCE_INTRINSICS", "sequences_as_tensorflow"]
 
@@ -127,9 +127,11 @@ def _elements(call: bb.Call, count: int) -> list[Block]:
 
 def _inlined(function: Block, argument: Untyped) -> Untyped:
     """Import the function's graph into the graph under construction: a dataset's graph cannot contain TFF's calls."""
+    graph = tf.compat.v1.get_default_graph()
     _, result = untyped(tensorflow_utils).deserialize_and_call_tf_computation(
-        with_initialization(proto_of(function)), argument, tf.compat.v1.get_default_graph(), "", tf.constant("")
+        with_initialization(proto_of(function)), argument, graph, "", tf.constant("")
     )
+    make_variables_anonymous(graph)
     return result
 
 

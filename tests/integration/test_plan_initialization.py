@@ -30,6 +30,19 @@ def started(x):
     return variable.assign_add(5, read_value=True)
 
 
+def of_two(x):
+    """Return the sum of two variables of other shapes, which a function of the graph changes."""
+    one, two = tf.Variable(x), tf.Variable(tf.stack([x, x]))
+
+    @tf.function
+    def changed(one, two):
+        one.assign_add(2)
+        two.assign_add([3, 4])
+        return one.read_value() + tf.reduce_sum(two.read_value()) - 2 * x - 4
+
+    return changed(one, two)
+
+
 def looked_up(x):
     table = tf.lookup.StaticHashTable(
         tf.lookup.KeyValueTensorInitializer(tf.range(100), tf.range(5, 105)), default_value=-1
@@ -37,7 +50,12 @@ def looked_up(x):
     return tf.ensure_shape(table.lookup(x), [])  # TensorFlow forgets it on import
 
 
-FUNCTIONS = {"a variable": counted, "a variable of the argument": started, "a table": looked_up}
+FUNCTIONS = {
+    "a variable": counted,
+    "a variable of the argument": started,
+    "two variables": of_two,
+    "a table": looked_up,
+}
 
 
 @pytest.mark.parametrize("kind", FUNCTIONS)
