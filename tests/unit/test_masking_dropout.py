@@ -71,7 +71,7 @@ class Run:
 
 
 @given(st.integers(3, 12), st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_sum_over_the_survivors_is_exact(count, data):
     run = Run(count)
     spare = count - run.coordinator.threshold
