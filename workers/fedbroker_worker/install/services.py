@@ -24,7 +24,7 @@ __all__ = ["Service", "compose", "kubernetes", "systemd"]
 PREFIX: Final = Path("/opt/fedbroker")
 """The environment in our unit."""
 _UNIT: Final = "fedbroker-silo@.service"
-_HIDDEN: Final = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")
+_HIDDEN: Final = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # only compared with  # nosec B108
 """Directories that our unit does not see (``ProtectHome``, ``PrivateTmp``)."""
 
 PUBLIC: Final = 0o644
