@@ -23,6 +23,7 @@ from fedbroker.runtime.host import supervisor
 from fedbroker.runtime.process import RuntimeProcess, host_process, installed_binary
 from fedbroker.runtime.protos import array_pb2, data_type_pb2, executor_pb2
 from tests.support.shell_paths import SHELL_PATHS
+from tests.support.transports import eventually
 from tests.support.wait import wait_until
 
 ROOT = str(Path(fedbroker.__file__).parent.parent)
@@ -428,8 +429,8 @@ async def test_output_goes_to_the_log(base, monkeypatch):
     lines: list[str] = []
     runtime = Runtime(log=lines.append)
     await runtime.start()
+    await eventually(lambda: any("listening on" in line for line in lines))  # it is ready before it writes so
     await runtime.close()
-    assert [line for line in lines if "listening on" in line]
 
 
 async def test_failing_log_function_is_reported_and_harmless(base, monkeypatch):
