@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from msgspec import Meta
 
 from fedbroker.errors import MaskingError
-from fedbroker.trust.keys import KEY_BYTES, SIGNATURE_BYTES, Identity, Public, derived
+from fedbroker.trust.keys import KEY_BYTES, SIGNATURE_BYTES, Identity, Public, derived, joined
 from fedbroker.wire.messages import Id, Name
 
-__all__ = ["MIN_MEMBERS", "MaskKey", "Member", "Members", "check_members", "joined"]
+__all__ = ["MIN_MEMBERS", "MaskKey", "Member", "Members", "check_members"]
 
 MIN_MEMBERS: Final = 3
 """With two members, each learns the other's value from the sum."""
@@ -28,11 +28,6 @@ MAX_MEMBERS: Final = 1024
 
 KeyBytes = Annotated[bytes, Meta(min_length=KEY_BYTES, max_length=KEY_BYTES)]
 SignatureBytes = Annotated[bytes, Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
-
-
-def joined(*fields: bytes) -> bytes:
-    """Return an unambiguous encoding of fields: two lists of fields never have the same."""
-    return b"".join(len(field).to_bytes(4, "big") + field for field in fields)
 
 
 class Member(msgspec.Struct, frozen=True, array_like=True):

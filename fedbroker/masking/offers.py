@@ -17,10 +17,10 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from fedbroker.errors import MaskingError
-from fedbroker.masking.members import KeyBytes, MaskKey, Members, SignatureBytes, joined
+from fedbroker.masking.members import KeyBytes, MaskKey, Members, SignatureBytes
 from fedbroker.masking.pairwise import Occasion
 from fedbroker.masking.shares import SECRET_BYTES, SHARE_BYTES, split
-from fedbroker.trust.keys import Identity, Public
+from fedbroker.trust.keys import Identity, Public, joined
 from fedbroker.wire.messages import Name
 
 __all__ = ["Dealt", "Offer", "Share", "check_offer", "deal", "digest_of_offers", "open_share", "threshold_of"]

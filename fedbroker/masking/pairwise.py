@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from fedbroker.errors import MaskingError
-from fedbroker.masking.members import MaskKey, joined
+from fedbroker.masking.members import MaskKey
 from fedbroker.masking.rings import Elements, Ring
 from fedbroker.masking.streams import Stream
+from fedbroker.trust.keys import joined
 
 __all__ = ["Masked", "Occasion", "add", "add_pair_masks", "apply_stream", "pair_stream"]
 

@@ -11,8 +11,7 @@ from typing import Final
 import msgspec
 
 from fedbroker.errors import ConfigError
-from fedbroker.masking.members import joined
-from fedbroker.trust.keys import Identity, Public
+from fedbroker.trust.keys import Identity, Public, joined
 from fedbroker.wire.messages import Name
 
 __all__ = ["Roster", "parse_roster", "write_roster"]

@@ -16,10 +16,9 @@ import msgspec
 from msgspec import Meta
 
 from fedbroker.errors import MaskingError
-from fedbroker.masking.members import joined
 from fedbroker.masking.pairwise import Occasion
 from fedbroker.masking.shares import SHARE_BYTES
-from fedbroker.trust.keys import Identity, Public
+from fedbroker.trust.keys import Identity, Public, joined
 from fedbroker.wire.messages import Name
 
 __all__ = ["Revealed", "Survivors", "check_signatures", "signed_survivors"]

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from fedbroker.errors import Forged, WireError
 from fedbroker.trust.keyring import Keys
-from fedbroker.trust.keys import SIGNATURE_BYTES, Identity, Public, derived
+from fedbroker.trust.keys import SIGNATURE_BYTES, Identity, Public, derived, joined
 from fedbroker.wire.blobs import Buffer
 
 __all__ = [
@@ -73,7 +73,7 @@ class MessageContext:
     def as_bytes(self) -> bytes:
         """Return an unambiguous encoding: two contexts never have the same."""
         fields = (self.direction, self.cohort, self.silo, self.session_id, str(self.stage))
-        return b"".join(len(encoded).to_bytes(4, "big") + encoded for encoded in (text.encode() for text in fields))
+        return joined(*(text.encode() for text in fields))
 
 
 @dataclass(frozen=True, slots=True)

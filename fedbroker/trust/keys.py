@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedbroker.errors import ConfigError
 
-__all__ = ["KEY_BYTES", "SIGNATURE_BYTES", "Identity", "Public", "derived"]
+__all__ = ["KEY_BYTES", "SIGNATURE_BYTES", "Identity", "Public", "derived", "joined"]
 
 KEY_BYTES: Final = 32  # of Ed25519, X25519 and AES-256 keys
 SIGNATURE_BYTES: Final = 64  # of Ed25519
@@ -35,6 +35,11 @@ _PUBLIC: Final = "fedbroker-public-1:"
 def derived(secret: bytes, purpose: bytes, salt: bytes | None = None) -> bytes:
     """Derive a key of 32 bytes for one purpose from a secret, by HKDF with SHA-256."""
     return HKDF(hashes.SHA256(), KEY_BYTES, salt, b"fedbroker 1 " + purpose).derive(secret)
+
+
+def joined(*fields: bytes) -> bytes:
+    """Return an unambiguous encoding of fields: two lists of fields never have the same."""
+    return b"".join(len(field).to_bytes(4, "big") + field for field in fields)
 
 
 class Public:
