@@ -20,6 +20,7 @@ __all__ = [
     "from_file",
     "read_secret",
     "readable_by_others",
+    "replace_private",
     "url_from_file",
     "with_absolute_files",
     "write_private",
@@ -110,16 +111,28 @@ def write_private(path: Path, text: str, *, mode: int = 0o600) -> None:
     Raises:
         ConfigError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         _make_private_directory(path.parent)
+        replace_private(path, text, mode)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}", hint="name another directory") from None
+
+
+def replace_private(path: Path, text: str, mode: int) -> None:
+    """Write a file as :func:`write_private` does, into an existing directory.
+
+    Raises:
+        OSError: it cannot be written; nothing of it is left.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
         with create_private(temporary, mode) as file:
             file.write(text)
         temporary.replace(path)
-    except OSError as error:
+    except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise ConfigError(f"{path} cannot be written: {error.strerror}", hint="name another directory") from None
+        raise
 
 
 def create_private(path: Path, mode: int = 0o600) -> TextIO:

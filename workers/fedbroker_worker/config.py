@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "PASSWORD_IN_URL",
     "SOURCE_SECRETS",
     "AuditSettings",
     "SecuritySettings",
@@ -52,6 +53,9 @@ LONGEST_SOURCE: Final = 200
 
 SOURCE_SECRETS: Final = ("url_file", "service_account")
 """Keys of ``[data.NAME]`` that name a file with a secret."""
+
+PASSWORD_IN_URL: Final = re.compile(r"://[^/\s\"':@]*:[^/\s\"'@]+@")
+"""A URL's user and password in the text of a file of settings."""
 
 _RUNTIME_MEMORY: Final = f"a number of bytes, at least {MIN_MEMORY}, or 0 for three quarters of the memory"
 _TABLES: Final = ("silo", "data", "policy", "limits", "security")

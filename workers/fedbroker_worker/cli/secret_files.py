@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from fedbroker.credentials import readable_by_others
 from fedbroker.diagnostics.finding import Finding
-from fedbroker_worker.config import SOURCE_SECRETS
+from fedbroker_worker.config import PASSWORD_IN_URL, SOURCE_SECRETS
 from fedbroker_worker.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from fedbroker_worker.config import Settings
 
 __all__ = ["exposed_secrets"]
-
-_PASSWORD: Final = re.compile(r"://[^/\s\"':@]*:[^/\s\"'@]+@")
 
 
 def exposed_secrets(settings: Settings, environ: Mapping[str, str] = os.environ) -> list[Finding]:
@@ -35,7 +32,7 @@ def exposed_secrets(settings: Settings, environ: Mapping[str, str] = os.environ)
 
 
 def _files(settings: Settings, environ: Mapping[str, str]) -> Iterator[Path]:
-    if _PASSWORD.search(settings.path.read_text(encoding="utf-8-sig", errors="replace")):
+    if PASSWORD_IN_URL.search(settings.path.read_text(encoding="utf-8-sig", errors="replace")):
         yield settings.path
     if settings.key_file is not None:
         yield settings.directory / settings.key_file

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
-from fedbroker.credentials import create_private
+from fedbroker.credentials import replace_private
 from fedbroker_worker.errors import SettingsError
 
 __all__ = ["Change", "File", "write_all"]
@@ -69,20 +67,12 @@ def _change(file: File) -> Change:
 
 
 def _write(file: File) -> None:
-    temporary = file.path.with_name(f".{file.path.name}.{secrets.token_hex(4)}")
     with _one_line(file.path, "written"):
         _make_directory(file.path.parent, 0o700 if file.in_private else 0o755)
         if file.in_private and file.path.parent.stat().st_mode & 0o077:
             raise SettingsError(f"other users may enter {file.path.parent}", hint=f"chmod 700 {file.path.parent}")
-        try:
-            with create_private(temporary) as stream:
-                os.fchmod(stream.fileno(), file.mode)  # the umask does not apply
-                stream.write(file.text)
-            temporary.replace(file.path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+        replace_private(file.path, file.text, file.mode)
+        file.path.chmod(file.mode)  # the umask does not apply
 
 
 def _make_directory(path: Path, mode: int) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from fedbroker.credentials import read_secret
 from fedbroker.text import printable
-from fedbroker_worker.config import SOURCE_SECRETS, load
+from fedbroker_worker.config import PASSWORD_IN_URL, SOURCE_SECRETS, load
 from fedbroker_worker.errors import SettingsError
 
 __all__ = ["BROKER", "SETTINGS", "Handout", "read_handout"]
@@ -29,7 +29,6 @@ _SECRET_NAME: Final = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 """Names that a credential of systemd, a secret of Compose and a key of a Kubernetes secret may have."""
 _BROKER_LINE: Final = re.compile(r"^[ \t]*broker[ \t]*=.*$", re.MULTILINE)
 _MOVED: Final = "# The broker's URL is in a file of its own."
-_PASSWORD: Final = re.compile(r"://[^/\s\"':@]*:[^/\s\"'@]+@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +125,7 @@ def _without_broker(text: str, document: Mapping[str, Any]) -> str:
     """
     silo = {key: value for key, value in document["silo"].items() if key != BROKER}
     expected = {**document, "silo": silo}
-    if _PASSWORD.search(json.dumps(expected, default=str)):
+    if PASSWORD_IN_URL.search(json.dumps(expected, default=str)):
         raise SettingsError(
             f"{SETTINGS} holds a password, and all users of a machine may read the installed file",
             hint="put the URL with the password into a file of its own: url_file, FEDBROKER_SILO_PROXY_FILE",
