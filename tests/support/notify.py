@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support.wait import LOADED
+
 
 class NotifySocket:
     """A socket that receives systemd notifications.
@@ -29,7 +31,7 @@ class NotifySocket:
             return None
         return dict(line.split("=", 1) for line in text.splitlines())
 
-    def until(self, word: str, seconds: float = 120.0) -> list[dict[str, str]]:
+    def until(self, word: str, seconds: float = 30.0 * LOADED) -> list[dict[str, str]]:
         """Return all messages up to the first that has the field."""
         heard: list[dict[str, str]] = []
         limit = time.monotonic() + seconds
