@@ -14,12 +14,11 @@ import numpy as np
 
 from fedbroker.errors import MaskingError
 from fedbroker.masking.members import MaskKey, Members
-from fedbroker.masking.offers import Offer, check_offer, digest_of_offers, threshold_of
-from fedbroker.masking.pairwise import Masked, Occasion, add, apply_stream, pair_stream
+from fedbroker.masking.offers import Offer, check_offer, sharing_of, threshold_of
+from fedbroker.masking.pairwise import Masked, Occasion, add, apply_stream, own_stream, pair_stream
 from fedbroker.masking.shares import reconstruct
-from fedbroker.masking.streams import Stream
 from fedbroker.masking.survivors import Revealed, Survivors, is_signed
-from fedbroker.trust.keys import Public, derived
+from fedbroker.trust.keys import Public
 
 __all__ = ["CoordinatorSum"]
 
@@ -67,8 +66,7 @@ class CoordinatorSum:
             MaskingError: too few have made an offer.
         """
         self._check_count(len(self._offers), "made an offer")
-        digest = digest_of_offers(self._offers)
-        self._sharing = Occasion(self._occasion.session_id, self._occasion.stage, digest, self._occasion.work)
+        self._sharing = sharing_of(self._occasion, self._offers)
         return {holder: {silo: _for(holder, offer) for silo, offer in self._offers.items()} for holder in self._offers}
 
     def add_values(self, silo: str, values: Masked) -> None:
@@ -139,8 +137,7 @@ class CoordinatorSum:
             seed = self._secret(silo, {name: revealed.seeds[silo] for name, revealed in self._revealed.items()})
             if hashlib.sha256(seed).digest() != self._offers[silo].commitment:
                 raise MaskingError(f"the shares of silo {silo!r} do not fit", hint=_SILO)
-            own = Stream(derived(seed, b"mask of its own", survivors.sharing.as_bytes()))
-            apply_stream(total, own, negative=True)
+            apply_stream(total, own_stream(seed, survivors.sharing), negative=True)
         for silo in sorted(set(self._offers) - set(survivors.names)):
             shares = {name: revealed.keys[silo] for name, revealed in self._revealed.items()}
             self._remove_pair_masks(total, silo, MaskKey(self._secret(silo, shares)), survivors)

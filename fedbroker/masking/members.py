@@ -18,10 +18,13 @@ from fedbroker.errors import MaskingError
 from fedbroker.trust.keys import KEY_BYTES, SIGNATURE_BYTES, Identity, Public, derived, joined
 from fedbroker.wire.messages import Id, Name
 
-__all__ = ["MIN_MEMBERS", "MaskKey", "Member", "Members", "check_members"]
+__all__ = ["CHANGED", "MIN_MEMBERS", "MaskKey", "Member", "Members", "check_members"]
 
 MIN_MEMBERS: Final = 3
 """With two members, each learns the other's value from the sum."""
+
+CHANGED: Final = "find out who changes the coordinator's messages, or use the same version at both ends"
+"""The hint of errors that only a changed message or another version can cause."""
 
 MAX_MEMBERS: Final = 1024
 """Every member shares a key with every other: a silo's work and a stage's shares grow with their number."""
@@ -74,7 +77,7 @@ class Members(msgspec.Struct, frozen=True):
                 f"a masked sum over {len(names)} silos", hint=f"it needs {MIN_MEMBERS} to {MAX_MEMBERS} of them"
             )
         if names != sorted(set(names)) or len({member.mask_key for member in self.all}) < len(names):
-            raise MaskingError("the members of a masked sum are not distinct and sorted by name", hint=_COORDINATOR)
+            raise MaskingError("the members of a masked sum are not distinct and sorted by name", hint=CHANGED)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -99,7 +102,7 @@ class Members(msgspec.Struct, frozen=True):
         try:
             return self.names.index(silo) + 1
         except ValueError:
-            raise MaskingError(f"silo {silo!r} is not a member of this masked sum", hint=_COORDINATOR) from None
+            raise MaskingError(f"silo {silo!r} is not a member of this masked sum", hint=CHANGED) from None
 
 
 class MaskKey:
@@ -133,7 +136,7 @@ class MaskKey:
         try:
             secret = self._key.exchange(X25519PublicKey.from_public_bytes(other))
         except ValueError:
-            raise MaskingError("a mask key is not usable", hint=_COORDINATOR) from None
+            raise MaskingError("a mask key is not usable", hint=CHANGED) from None
         return derived(secret, b"mask " + purpose, joined(*sorted((self.public, other))))
 
 
@@ -148,12 +151,11 @@ def check_members(members: Members, cohort: str, roster: Mapping[str, Public]) -
         if key is None:
             raise MaskingError(f"silo {member.silo!r} is not in the roster", hint=_ROSTER)
         if not member.is_signed_by(key, cohort):
-            raise MaskingError(f"silo {member.silo!r} has not signed its mask key", hint=_COORDINATOR)
+            raise MaskingError(f"silo {member.silo!r} has not signed its mask key", hint=CHANGED)
 
 
 def _statement(cohort: str, silo: str, incarnation: str, mask_key: bytes) -> bytes:
     return joined(b"fedbroker mask key 1", cohort.encode(), silo.encode(), incarnation.encode(), mask_key)
 
 
-_COORDINATOR: Final = "find out who changes the coordinator's messages, or use the same version at both ends"
 _ROSTER: Final = "install the cohort's newest roster, as `fedbroker admin roster` writes it"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import msgspec
@@ -17,13 +17,13 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from fedbroker.errors import MaskingError
-from fedbroker.masking.members import KeyBytes, MaskKey, Members, SignatureBytes
+from fedbroker.masking.members import CHANGED, KeyBytes, MaskKey, Members, SignatureBytes
 from fedbroker.masking.pairwise import Occasion
 from fedbroker.masking.shares import SECRET_BYTES, SHARE_BYTES, split
 from fedbroker.trust.keys import Identity, Public, joined
 from fedbroker.wire.messages import Name
 
-__all__ = ["Dealt", "Offer", "Share", "check_offer", "deal", "digest_of_offers", "open_share", "threshold_of"]
+__all__ = ["Dealt", "Offer", "Share", "check_offer", "deal", "open_share", "sharing_of", "threshold_of"]
 
 NONCE_BYTES: Final = 12  # of AES-GCM; random, since a silo that is asked twice deals twice with the same key
 
@@ -113,7 +113,7 @@ def check_offer(offer: Offer, silo: str, public: Public, occasion: Occasion) -> 
         MaskingError: its signature is invalid.
     """
     if not public.signed(offer.signature, _statement(silo, offer.stage_key, offer.commitment, occasion)):
-        raise MaskingError(f"silo {silo!r} has not signed its stage key", hint=_COORDINATOR)
+        raise MaskingError(f"silo {silo!r} has not signed its stage key", hint=CHANGED)
 
 
 def open_share(sealed: bytes, dealer: str, holder: str, own: MaskKey, other: bytes, occasion: Occasion) -> Share:
@@ -134,19 +134,19 @@ def open_share(sealed: bytes, dealer: str, holder: str, own: MaskKey, other: byt
     try:
         opened = AESGCM(own.key_with(other, route)).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], route)
     except (InvalidTag, ValueError):
-        raise MaskingError(f"the share of silo {dealer!r} for {holder!r} cannot be opened", hint=_COORDINATOR) from None
+        raise MaskingError(f"the share of silo {dealer!r} for {holder!r} cannot be opened", hint=CHANGED) from None
     if len(opened) != 2 * SHARE_BYTES:
-        raise MaskingError(f"the share of silo {dealer!r} for {holder!r} is damaged", hint=_COORDINATOR)
+        raise MaskingError(f"the share of silo {dealer!r} for {holder!r} is damaged", hint=CHANGED)
     return Share(opened[:SHARE_BYTES], opened[SHARE_BYTES:])
 
 
-def digest_of_offers(offers: Mapping[str, Offer]) -> bytes:
-    """Return a digest of the members that share a stage and of their stage keys, 32 bytes of SHA-256.
+def sharing_of(occasion: Occasion, offers: Mapping[str, Offer]) -> Occasion:
+    """Return the occasion among those members that have made an offer; its digest covers their stage keys.
 
     It is part of every mask's key: members who are shown different lists have masks that do not cancel.
     """
     fields = [joined(silo.encode(), offer.stage_key, offer.commitment) for silo, offer in sorted(offers.items())]
-    return hashlib.sha256(joined(b"fedbroker offers 1", *fields)).digest()
+    return replace(occasion, members=hashlib.sha256(joined(b"fedbroker offers 1", *fields)).digest())
 
 
 def _sealed(share: Share, own: MaskKey, other: bytes, route: bytes) -> bytes:
@@ -160,6 +160,3 @@ def _route(dealer: str, holder: str, occasion: Occasion) -> bytes:
 
 def _statement(silo: str, stage_key: bytes, commitment: bytes, occasion: Occasion) -> bytes:
     return joined(b"fedbroker stage key 1", silo.encode(), stage_key, commitment, occasion.as_bytes())
-
-
-_COORDINATOR: Final = "find out who changes the coordinator's messages, or use the same version at both ends"

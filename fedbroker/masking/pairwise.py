@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from fedbroker.errors import MaskingError
-from fedbroker.masking.members import MaskKey
+from fedbroker.masking.members import CHANGED, MaskKey
 from fedbroker.masking.rings import Elements, Ring
 from fedbroker.masking.streams import Stream
-from fedbroker.trust.keys import joined
+from fedbroker.trust.keys import derived, joined
 
-__all__ = ["Masked", "Occasion", "add", "add_pair_masks", "apply_stream", "pair_stream"]
+__all__ = ["Masked", "Occasion", "add", "add_pair_masks", "apply_stream", "own_stream", "pair_stream"]
 
 Masked = list[tuple[Ring, Elements]]
 """The values of one silo, or a sum of them: elements of a ring for each masked tensor, in the plan's order."""
@@ -57,6 +57,11 @@ def pair_stream(own: MaskKey, other: bytes, occasion: Occasion) -> Stream:
     return Stream(own.key_with(other, joined(b"pair", occasion.as_bytes())))
 
 
+def own_stream(seed: bytes, occasion: Occasion) -> Stream:
+    """Return the stream of a member's mask of its own, from the seed that it has dealt."""
+    return Stream(derived(seed, b"mask of its own", occasion.as_bytes()))
+
+
 def add_pair_masks(values: Masked, silo: str, peers: Sequence[str], stream_with: Callable[[str], Stream]) -> None:
     """Add a member's masks with its peers to its values, in place.
 
@@ -71,7 +76,7 @@ def add_pair_masks(values: Masked, silo: str, peers: Sequence[str], stream_with:
     """
     for peer in peers:
         if peer == silo:
-            raise MaskingError(f"silo {silo!r} is twice in a masked sum", hint=_COORDINATOR)
+            raise MaskingError(f"silo {silo!r} is twice in a masked sum", hint=CHANGED)
         apply_stream(values, stream_with(peer), negative=peer < silo)
 
 
@@ -93,5 +98,4 @@ def add(total: Masked, part: Masked) -> None:
         ring.add(elements, added)
 
 
-_COORDINATOR: Final = "find out who changes the coordinator's messages, or use the same version at both ends"
 _SHAPES: Final = "sum values that have the same shape at every silo"

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from fedbroker.errors import MaskingError
-from fedbroker.masking.members import MaskKey, Member, Members, check_members
-from fedbroker.masking.offers import Dealt, Offer, Share, check_offer, deal, digest_of_offers, open_share, threshold_of
-from fedbroker.masking.pairwise import Masked, Occasion, add_pair_masks, apply_stream, pair_stream
-from fedbroker.masking.streams import Stream
+from fedbroker.masking.members import CHANGED, MaskKey, Member, Members, check_members
+from fedbroker.masking.offers import Dealt, Offer, Share, check_offer, deal, open_share, sharing_of, threshold_of
+from fedbroker.masking.pairwise import Masked, Occasion, add_pair_masks, apply_stream, own_stream, pair_stream
 from fedbroker.masking.survivors import Revealed, Survivors, check_signatures, signed_survivors
-from fedbroker.trust.keys import Identity, Public, derived
+from fedbroker.trust.keys import Identity, Public
 
 __all__ = ["DropoutSum", "SiloMasking"]
 
@@ -90,7 +89,7 @@ class SiloMasking:
         if self.member not in members.all:
             raise MaskingError("this silo, or its present mask key, is not among the members", hint=_AGAIN)
         if occasion.members != members.digest:
-            raise MaskingError("a masked sum is for other members than those it names", hint=_COORDINATOR)
+            raise MaskingError("a masked sum is for other members than those it names", hint=CHANGED)
         if fewest < self._min_members:
             raise MaskingError(
                 f"a masked sum over as few as {fewest} silos, where this silo wants {self._min_members}",
@@ -140,18 +139,16 @@ class DropoutSum:
         own = self._own
         mine = offers.get(own.silo)
         if mine is None or (mine.stage_key, mine.commitment) != (self.offer.stage_key, self.offer.commitment):
-            raise MaskingError("this silo's own offer is not among those of the stage", hint=_COORDINATOR)
+            raise MaskingError("this silo's own offer is not among those of the stage", hint=CHANGED)
         self._check_count(len(offers))
         shares = {own.silo: self._dealt.own_share}
         for silo in sorted(offers):
             if silo != own.silo:
                 shares[silo] = self._opened(silo, offers[silo])
-        sharing = Occasion(
-            self._occasion.session_id, self._occasion.stage, digest_of_offers(offers), self._occasion.work
-        )
+        sharing = sharing_of(self._occasion, offers)
         self._offers, self._shares, self._sharing = dict(offers), shares, sharing
         key = self._dealt.key
-        apply_stream(values, Stream(derived(self._dealt.seed, b"mask of its own", sharing.as_bytes())))
+        apply_stream(values, own_stream(self._dealt.seed, sharing))
         peers = [silo for silo in sorted(offers) if silo != own.silo]
         add_pair_masks(values, own.silo, peers, lambda peer: pair_stream(key, offers[peer].stage_key, sharing))
 
@@ -164,11 +161,11 @@ class DropoutSum:
         offers, sharing = self._sharing_offers()
         names = tuple(survivors)
         if names != tuple(sorted(set(names))) or not set(names) <= set(offers) or self._own.silo not in names:
-            raise MaskingError("the survivors of a masked sum are not members of it", hint=_COORDINATOR)
+            raise MaskingError("the survivors of a masked sum are not members of it", hint=CHANGED)
         self._check_count(len(names))
         wanted = Survivors(sharing, names)
         if self._survivors not in (None, wanted):
-            raise MaskingError("this silo has signed other survivors for this stage", hint=_COORDINATOR)
+            raise MaskingError("this silo has signed other survivors for this stage", hint=CHANGED)
         self._survivors = wanted
         return signed_survivors(wanted, self._own.identity)
 
@@ -182,7 +179,7 @@ class DropoutSum:
             MaskingError: too few have signed the same list, or this was done before.
         """
         if self._survivors is None or self._revealed:
-            raise MaskingError("the shares of this stage are not, or no longer, to be revealed", hint=_COORDINATOR)
+            raise MaskingError("the shares of this stage are not, or no longer, to be revealed", hint=CHANGED)
         offers, _ = self._sharing_offers()
         check_signatures(self._survivors, signatures, self._own.roster, self.threshold)
         self._revealed = True
@@ -194,7 +191,7 @@ class DropoutSum:
 
     def _sharing_offers(self) -> tuple[Mapping[str, Offer], Occasion]:
         if self._offers is None or self._sharing is None:
-            raise MaskingError("this silo has not masked for this stage", hint=_COORDINATOR)
+            raise MaskingError("this silo has not masked for this stage", hint=CHANGED)
         return self._offers, self._sharing
 
     def _opened(self, silo: str, offer: Offer) -> Share:
@@ -213,4 +210,3 @@ class DropoutSum:
 
 
 _AGAIN: Final = "call again: another session has masks of its own"
-_COORDINATOR: Final = "find out who changes the coordinator's messages, or use the same version at both ends"

@@ -7,15 +7,15 @@ different members could have both secrets of a member reconstructed.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from fedbroker.errors import MaskingError
+from fedbroker.masking.members import CHANGED
 from fedbroker.masking.pairwise import Occasion
 from fedbroker.masking.shares import SHARE_BYTES
 from fedbroker.trust.keys import Identity, Public, joined
@@ -60,12 +60,12 @@ class Revealed(msgspec.Struct, frozen=True, array_like=True):
 
 def signed_survivors(survivors: Survivors, identity: Identity) -> bytes:
     """Return a member's signature under a list."""
-    return identity.sign(hashlib.sha256(survivors.as_bytes()).digest())
+    return identity.sign(survivors.as_bytes())
 
 
 def is_signed(survivors: Survivors, signature: bytes, key: Public) -> bool:
     """Return whether a member has signed a list."""
-    return key.signed(signature, hashlib.sha256(survivors.as_bytes()).digest())
+    return key.signed(signature, survivors.as_bytes())
 
 
 def check_signatures(
@@ -84,11 +84,6 @@ def check_signatures(
     """
     for name, signature in signatures.items():
         if name not in survivors.names or name not in roster or not is_signed(survivors, signature, roster[name]):
-            raise MaskingError(f"silo {name!r} has not signed these survivors", hint=_COORDINATOR)
+            raise MaskingError(f"silo {name!r} has not signed these survivors", hint=CHANGED)
     if len(signatures) < threshold:
-        raise MaskingError(
-            f"{len(signatures)} silos have signed the survivors, {threshold} are needed", hint=_COORDINATOR
-        )
-
-
-_COORDINATOR: Final = "find out who changes the coordinator's messages, or use the same version at both ends"
+        raise MaskingError(f"{len(signatures)} silos have signed the survivors, {threshold} are needed", hint=CHANGED)
