@@ -36,6 +36,7 @@ __all__ = [
     "proto_of",
     "result_of",
     "static_bytes",
+    "struct_of",
     "tf",
     "untyped",
     "walk",
@@ -124,6 +125,14 @@ def as_tensorflow(function: Callable[..., object], parameter: tff.Type) -> Block
     traced = untyped(tff.tensorflow.computation)(tf.autograph.experimental.do_not_convert(function), parameter)
     block: Block = traced.to_compiled_building_block()
     return block
+
+
+def struct_of(value: Untyped, type_: tff.Type) -> object:
+    """Return tuples as TFF's structs, with the names of ``type_``."""
+    if not isinstance(type_, tff.StructType):
+        return value
+    parts = zip(element_types(type_), value, strict=True)
+    return tff.structure.Struct[Any]([(name, struct_of(part, part_type)) for (name, part_type), part in parts])
 
 
 # --- names ---

@@ -26,6 +26,7 @@ from fedbroker.plan.blocks import (
     element_types,
     parameter_of,
     result_of,
+    struct_of,
     untyped,
 )
 
@@ -56,7 +57,7 @@ def _ordered(block: Block) -> tuple[Block, bool]:
     nameless = _nameless_type(row)
 
     def named(*parts: Untyped) -> object:  # TensorFlow passes the parts of a tuple one by one
-        return _container(parts, row)
+        return untyped(tff.structure).to_odict_or_tuple(struct_of(parts, row))
 
     def restored(dataset: Untyped) -> object:
         return dataset.map(named)
@@ -90,12 +91,3 @@ def _nameless_type(type_: tff.Type) -> tff.Type:
     if not isinstance(type_, tff.StructType):
         return type_
     return tff.StructType([_nameless_type(part) for _, part in element_types(type_)])
-
-
-def _container(value: Untyped, type_: tff.Type) -> object:
-    """Return nested tuples as the containers of a dataset's elements, with the names of ``type_``."""
-    if not isinstance(type_, tff.StructType):
-        return value
-    parts = zip(element_types(type_), value, strict=True)
-    named = [(name, _container(part, part_type)) for (name, part_type), part in parts]
-    return untyped(tff.structure).to_odict_or_tuple(tff.structure.Struct[object](named))

@@ -22,9 +22,9 @@ from fedbroker.plan.blocks import (
     as_computation,
     as_tensorflow,
     element,
-    element_types,
     parameter_of,
     proto_of,
+    struct_of,
     tf,
     untyped,
 )
@@ -93,13 +93,13 @@ def _reduce(call: bb.Call) -> tuple[Block, bool]:
 
     def reduce(dataset: Untyped, start: Untyped) -> object:
         def inlined(state: Untyped, value: Untyped) -> object:
-            arguments = tff.structure.Struct[Any].unnamed(_struct(state, state_type), value)
+            arguments = tff.structure.Struct[Any].unnamed(struct_of(state, state_type), value)
             return _tuples(_inlined(function, arguments))
 
         state = _tuples(start)
         if not tf.nest.flatten(state):  # TensorFlow cannot carry a state without a tensor, and no step can change it
             return start
-        return _struct(dataset.reduce(state, inlined), call.type_signature)
+        return struct_of(dataset.reduce(state, inlined), call.type_signature)
 
     return _called(reduce, bb.Struct([sequence, zero])), True
 
@@ -140,14 +140,6 @@ def _tuples(value: Untyped) -> object:
     if isinstance(value, tff.structure.Struct):
         return tuple(_tuples(part) for part in untyped(value))
     return value
-
-
-def _struct(value: Untyped, type_: tff.Type) -> object:
-    """Return tuples as TFF's structs, with the names of ``type_``."""
-    if not isinstance(type_, tff.StructType):
-        return value
-    parts = zip(element_types(type_), value, strict=True)
-    return tff.structure.Struct[Any]([(name, _struct(part, part_type)) for (name, part_type), part in parts])
 
 
 def _called(function: Callable[..., object], argument: Block) -> bb.Call:
