@@ -20,6 +20,8 @@ __all__ = [
     "ClientStage",
     "Fold",
     "FunctionResult",
+    "MaskedSum",
+    "MaskedTensor",
     "Merge",
     "Plan",
     "ResultStruct",
@@ -64,6 +66,40 @@ class Merge:
     partial: Slot
     merged: Slot
     aggregation: str
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedTensor:
+    """A tensor of a masked sum.
+
+    Attributes:
+        dtype: name of its integer dtype, such as ``int32``.
+        largest: the bound on the absolute value of one client's elements, if the program states it as a literal; else
+            None.
+        modulus: the modulus of a modular sum, if the program states it as a literal; else None.
+    """
+
+    dtype: str
+    largest: int | None = None
+    modulus: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedSum:
+    """A secure aggregate whose partials are masked at the silos and added outside of the C++ runtime.
+
+    Attributes:
+        partial: the value that each silo masks and sends, ``V@SERVER`` of its own runtime.
+        total: the sum over all silos, ``V``, unplaced: an input of the server stage.
+        tensors: the tensors of V, left to right.
+        moduli: for a modular sum whose modulus is no literal, the value of an earlier server stage that holds it: one
+            integer, or one for each tensor in the structure of V; else None.
+    """
+
+    partial: Slot
+    total: Slot
+    tensors: tuple[MaskedTensor, ...]
+    moduli: Slot | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,6 +147,8 @@ class ClientStage:
             if it has no inputs), its result the struct of ``outputs``.
         inputs: leaves of the parameter, values of server stages (crossing down), or values kept at the silo.
         partials: outputs sent to the coordinator for merging.
+        masked: outputs that are masked and sent to the coordinator for adding. If a stage has any, each output is
+            computed and sent by itself.
         kept: outputs that stay at the silo, by reference, for a later stage.
         returned: outputs that are part of the result; sent to the coordinator unmerged.
     """
@@ -121,11 +159,12 @@ class ClientStage:
     partials: tuple[Slot, ...]
     kept: tuple[Slot, ...]
     returned: tuple[Slot, ...]
+    masked: tuple[Slot, ...] = ()
 
     @property
     def outputs(self) -> tuple[Slot, ...]:
         """Return all outputs in the order of the computation's result, without duplicates."""
-        return tuple(dict.fromkeys((*self.partials, *self.kept, *self.returned)))
+        return tuple(dict.fromkeys((*self.masked, *self.partials, *self.kept, *self.returned)))
 
     def __repr__(self) -> str:
         return _stage_repr("ClientStage", self.number, self.computation, self.inputs, self.outputs)
@@ -140,6 +179,7 @@ class ServerStage:
         computation: a TFF computation as a serialized executor value; its parameter is the struct of ``inputs`` and
             then, if the stage merges, the struct of the merged values, its result the struct of ``outputs``.
         fold: merges the silos' partials; None if the stage merges nothing.
+        sums: the masked sums of the client stage before it; the total of each is among ``inputs``.
     """
 
     number: int
@@ -148,6 +188,7 @@ class ServerStage:
     merges: tuple[Merge, ...]
     outputs: tuple[Slot, ...]
     fold: Fold | None
+    sums: tuple[MaskedSum, ...] = ()
 
     def __repr__(self) -> str:
         return _stage_repr("ServerStage", self.number, self.computation, self.inputs, self.outputs)

@@ -33,6 +33,8 @@ from fedbroker.wire.messages import (
     Failed,
     Fetch,
     Leave,
+    MaskNotice,
+    MaskReply,
     Message,
     Need,
     Rejected,
@@ -180,8 +182,8 @@ def _check_fields(message: WorkItem) -> None:
 def _check_counts(message: Message, attachments: int, limits: Limits) -> None:
     if attachments > limits.max_attachments:
         raise _too_large("number of attachments", attachments, limits, "max_attachments")
-    if isinstance(message, Chunk) and attachments != 1:
-        raise WireError(f"a chunk with {attachments} attachments, not one", hint=_DAMAGED)
+    if isinstance(message, Chunk | MaskReply | MaskNotice) and attachments != 1:
+        raise WireError(f"a {type(message).__name__} with {attachments} attachments, not one", hint=_DAMAGED)
     if isinstance(message, WorkItem) and len(message.ops) > limits.max_ops:
         raise _too_large("number of operations", len(message.ops), limits, "max_ops")
 
@@ -206,7 +208,7 @@ def _check_numbers(message: Message) -> None:
             numbers = message.retry_after
         case Done():
             numbers = (message.duration, message.blob_wait, *(size for _, size in message.outputs))
-        case Fetch():
+        case Fetch() | MaskReply() | MaskNotice():
             numbers = (message.stage,)
         case Chunk():
             numbers = (message.size, message.offset)

@@ -35,6 +35,8 @@ __all__ = [
     "Failed",
     "Fetch",
     "Leave",
+    "MaskNotice",
+    "MaskReply",
     "Message",
     "Need",
     "Op",
@@ -85,6 +87,9 @@ Ref: TypeAlias = int
 Digest: TypeAlias = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
 """The address of a blob: 32 hexadecimal digits of its BLAKE3 hash."""
 
+OptionalDigest: TypeAlias = Annotated[str, Meta(pattern=r"\A([0-9a-f]{32})?\Z")]
+"""The address of a blob, or empty."""
+
 Name: TypeAlias = Annotated[str, Meta(pattern=rf"\A{NAME}\Z")]
 """The name of a cohort or a silo, or the id of a coordinator or a session; see :data:`NAME`."""
 
@@ -96,6 +101,12 @@ Rule: TypeAlias = Annotated[str, Meta(pattern=r"\A[a-z0-9_.-]{0,64}\Z")]
 
 SecretKey: TypeAlias = Annotated[str, Meta(pattern=r"\A([0-9a-f]{64})?\Z")]
 """32 bytes in hexadecimal digits, or empty."""
+
+PublicKey: TypeAlias = SecretKey
+"""A public X25519 key in hexadecimal digits, or empty."""
+
+Signature: TypeAlias = Annotated[str, Meta(pattern=r"\A([0-9a-f]{128})?\Z")]
+"""An Ed25519 signature in hexadecimal digits, or empty."""
 
 MAX_COMPUTATION_NAME: Final = 200
 """Maximum number of characters of a computation's name: enough for a function's name, short in a log."""
@@ -240,6 +251,8 @@ class Announce(msgspec.Struct, frozen=True, tag="announce"):
         capabilities: features that the silo supports beyond the first version of the protocol.
         in_flight: number of work items in progress.
         sealed_only: the silo rejects work and notices that are not sealed.
+        mask_key: the incarnation's public key for masked sums; empty if the silo takes part in none.
+        mask_signature: the silo's signature over it; see :class:`fedbroker.masking.members.Member`.
     """
 
     cohort: Name
@@ -251,6 +264,8 @@ class Announce(msgspec.Struct, frozen=True, tag="announce"):
     capabilities: tuple[str, ...] = ()
     in_flight: int = 0
     sealed_only: bool = False
+    mask_key: PublicKey = ""
+    mask_signature: Signature = ""
 
 
 class Leave(msgspec.Struct, frozen=True, tag="leave"):
@@ -310,6 +325,8 @@ class WorkItem(msgspec.Struct, frozen=True, tag="work"):
             sealed.
         computation: the computation's name, as the coordinator claims, for the silo's audit log; empty from a
             coordinator of an earlier version.
+        masking: the blob that says which outputs the silo masks, and with whom
+            (:class:`fedbroker.masking.request.MaskingRequest`); empty if it masks none.
     """
 
     session_id: Name
@@ -326,11 +343,13 @@ class WorkItem(msgspec.Struct, frozen=True, tag="work"):
     sealed: dict[Digest, tuple[Digest, bool]] = {}
     content_key: SecretKey = ""
     computation: ComputationName = ""
+    masking: OptionalDigest = ""
 
     @property
     def blobs(self) -> tuple[Digest, ...]:
-        """The digests of the blobs that its operations name, each once."""
-        return blobs_of(self.ops)
+        """The digests of the blobs that its operations name and of its masking, each once."""
+        named = blobs_of(self.ops)
+        return (*named, self.masking) if self.masking else named
 
     @property
     def reads(self) -> tuple[Data, ...]:
@@ -441,7 +460,48 @@ class Chunk(msgspec.Struct, frozen=True, tag="chunk"):
     coding: Literal["", "zstd"] = ""
 
 
+class MaskReply(msgspec.Struct, frozen=True, tag="mask_reply"):
+    """A silo's message of a masked sum from which silos may drop out; its content is the only attachment.
+
+    Attributes:
+        step: ``offer`` (keys and shares that it deals), ``signature`` (under the list of survivors), ``shares`` (those
+            that remove masks); see :mod:`fedbroker.masking.steps` for the contents.
+    """
+
+    session_id: Name
+    stage: int
+    silo: Name
+    incarnation: Id
+    step: Literal["offer", "signature", "shares"]
+
+
+class MaskNotice(msgspec.Struct, frozen=True, tag="mask_notice"):
+    """A coordinator's message of a masked sum from which silos may drop out; its content is the only attachment.
+
+    Attributes:
+        step: ``sharing`` (the offers of all that share the stage), ``survivors`` (the list to be signed), ``unmask``
+            (the signatures under it).
+    """
+
+    session_id: Name
+    stage: int
+    incarnation: Id
+    step: Literal["sharing", "survivors", "unmask"]
+
+
 Reply: TypeAlias = Done | Failed | Need
 Message: TypeAlias = (
-    Announce | Leave | Accepted | Rejected | WorkItem | Done | Failed | Need | Fetch | EndSession | Chunk
+    Announce
+    | Leave
+    | Accepted
+    | Rejected
+    | WorkItem
+    | Done
+    | Failed
+    | Need
+    | Fetch
+    | EndSession
+    | Chunk
+    | MaskReply
+    | MaskNotice
 )

@@ -1,0 +1,68 @@
+"""Masked results: the shapes of masked tensors and their elements, as one blob.
+
+Shapes travel in the clear: they may be known only when the silo has computed its values, and all silos' must be equal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from fedbroker.errors import MaskingError
+from fedbroker.masking.pairwise import Masked
+from fedbroker.masking.rings import Ring
+from fedbroker.wire.blobs import Buffer
+
+__all__ = ["Shape", "read_masked", "write_masked"]
+
+Shape = tuple[Annotated[int, Meta(ge=0)], ...]
+
+_LENGTH_BYTES: Final = 4
+
+
+def write_masked(shapes: Sequence[Shape], values: Masked) -> bytes:
+    """Return masked tensors as a blob: the length of a header, the header with all shapes, and the elements.
+
+    Args:
+        shapes: the shape of each tensor.
+        values: the masked elements of each tensor.
+    """
+    header = msgspec.msgpack.encode(list(shapes))
+    parts = [len(header).to_bytes(_LENGTH_BYTES, "big"), header]
+    return b"".join([*parts, *[ring.pack(elements) for ring, elements in values]])
+
+
+def read_masked(blob: Buffer, rings: Sequence[Ring]) -> tuple[tuple[Shape, ...], Masked]:
+    """Return the shapes and the elements of masked tensors.
+
+    Args:
+        blob: as :func:`write_masked` returned it.
+        rings: the ring of each tensor.
+
+    Raises:
+        MaskingError: the blob holds other tensors.
+    """
+    view = memoryview(blob).cast("B")
+    length = int.from_bytes(view[:_LENGTH_BYTES], "big")
+    start = _LENGTH_BYTES + length
+    try:
+        shapes = msgspec.msgpack.decode(view[_LENGTH_BYTES:start], type=tuple[Shape, ...])
+    except (msgspec.DecodeError, RecursionError):
+        raise MaskingError("masked values cannot be read", hint=_SAME_VERSION) from None
+    if len(shapes) != len(rings):
+        raise MaskingError(f"{len(shapes)} masked tensors, and not {len(rings)}", hint=_SAME_VERSION)
+    sizes = [math.prod(shape) * ring.width for shape, ring in zip(shapes, rings, strict=True)]
+    if start + sum(sizes) != len(view):
+        raise MaskingError("masked values have another size than their shapes say", hint=_SAME_VERSION)
+    values: Masked = []
+    for ring, size in zip(rings, sizes, strict=True):
+        values.append((ring, ring.unpack(view[start : start + size])))
+        start += size
+    return shapes, values
+
+
+_SAME_VERSION: Final = "use the same version of fedbroker at both ends"
