@@ -10,7 +10,9 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, TypeAlias
 
-from fedbroker.runtime.protos import Proto, array_pb2, executor_pb2
+from google.protobuf.message import DecodeError
+
+from fedbroker.runtime.protos import Proto, array_pb2, computation_pb2, executor_pb2
 
 __all__ = [
     "ARRAY",
@@ -31,6 +33,7 @@ __all__ = [
     "fields",
     "frame",
     "framed",
+    "is_dealt",
     "number_of",
     "prefix",
     "struct",
@@ -38,6 +41,8 @@ __all__ = [
 ]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+
+_CLIENTS: Final = "clients"
 
 # Protobuf's wire type of bytes, texts and messages.
 _LENGTH_DELIMITED = 2
@@ -137,6 +142,37 @@ def fields(message: Buffer, max_fields: float = math.inf) -> Iterator[tuple[int,
         position = end
     if position > len(view):
         raise ValueError("a message of the C++ runtime is cut short")
+
+
+def is_dealt(value: Buffer) -> bool:
+    """Return whether a serialized value consists of data for single clients.
+
+    It is placed at the clients, its type is not all-equal, and it holds no computation. Silos may be given different
+    values of this kind, and of no other kind, in a masked sum. A value in an unknown layout is not dealt.
+    """
+    try:
+        contents = list(fields(unframe(value, FEDERATED)))
+        types = [content for number, content in contents if number == FEDERATED_TYPE]
+        members = [content for number, content in contents if number == MEMBER]
+        if len(types) != 1 or len(members) + 1 != len(contents):
+            return False
+        type_ = computation_pb2.FederatedType.FromString(bytes(types[0]))
+        return type_.placement.value.uri == _CLIENTS and not type_.all_equal and _are_data(members)
+    except (ValueError, DecodeError):
+        return False
+
+
+def _are_data(values: list[memoryview]) -> bool:
+    """Return whether serialized values consist of arrays and sequences, alone or in structs."""
+    pending = values
+    while pending:
+        for number, content in fields(pending.pop()):
+            if number == STRUCT:
+                elements = [part for kind, part in fields(content) if kind == ELEMENT]
+                pending += [part for element in elements for kind, part in fields(element) if kind == ELEMENT_VALUE]
+            elif number not in (ARRAY, SEQUENCE):
+                return False
+    return True
 
 
 def _varint(number: int) -> bytes:

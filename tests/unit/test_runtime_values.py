@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedbroker.runtime.protos import array_pb2, data_type_pb2, executor_pb2
-from fedbroker.runtime.values import frame, unframe
+from fedbroker.runtime.protos import array_pb2, computation_pb2, data_type_pb2, executor_pb2
+from fedbroker.runtime.values import FEDERATED, FEDERATED_TYPE, frame, is_dealt, unframe
 
 
 def value(numbers: list[int]):
@@ -64,3 +64,65 @@ def test_empty_response_is_an_empty_value():
 def test_unknown_layout_is_refused(message):
     with pytest.raises(ValueError, match="message of the C\\+\\+ runtime"):
         unframe(message, 1)
+
+
+def federated(*members, placement="clients", all_equal=False):
+    type_ = computation_pb2.FederatedType(all_equal=all_equal)
+    type_.placement.value.uri = placement
+    return executor_pb2.Value(federated=executor_pb2.Value.Federated(type=type_, value=members))
+
+
+def struct_of(*values):
+    elements = [executor_pb2.Value.Struct.Element(value=one) for one in values]
+    return executor_pb2.Value(struct=executor_pb2.Value.Struct(element=elements))
+
+
+FUNCTION = executor_pb2.Value(computation=computation_pb2.Computation())
+SEQUENCE = executor_pb2.Value(sequence=executor_pb2.Value.Sequence(serialized_graph_def=b"graph"))
+
+
+@pytest.mark.parametrize(
+    "members",
+    [(), (value([1]), value([2])), (struct_of(value([1]), struct_of(value([2]), SEQUENCE)), struct_of()), (SEQUENCE,)],
+    ids=["no client", "arrays", "structs", "sequence"],
+)
+def test_data_of_single_clients_are_dealt(members):
+    assert is_dealt(federated(*members).SerializeToString())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        value([1]),
+        struct_of(value([1])),
+        FUNCTION,
+        federated(value([1]), all_equal=True),
+        federated(value([1]), placement="server"),
+        federated(value([1]), placement=""),
+        federated(value([1]), FUNCTION),
+        federated(struct_of(value([1]), struct_of(FUNCTION))),
+        federated(federated(value([1]))),
+    ],
+    ids=["array", "struct", "computation", "all equal", "server", "nowhere", "functions", "inner function", "nested"],
+)
+def test_other_values_are_not_dealt(other):
+    assert not is_dealt(other.SerializeToString())
+
+
+def test_value_that_two_readers_could_read_differently_is_not_dealt():
+    dealt = federated(value([1])).SerializeToString()
+    assert not is_dealt(dealt + FUNCTION.SerializeToString())  # the last field counts
+    assert not is_dealt(dealt + dealt)
+    inner = federated(value([1])).federated.SerializeToString()
+    second = computation_pb2.FederatedType(all_equal=True).SerializeToString()
+    twice = inner + frame(FEDERATED_TYPE, second) + second
+    assert not is_dealt(frame(FEDERATED, twice) + twice)
+    assert not is_dealt(dealt[:-1])
+    assert not is_dealt(b"")
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_dealt_or_not(data):
+    assert is_dealt(data) in (True, False)
+    framed = frame(FEDERATED, data) + data
+    assert is_dealt(framed) in (True, False)
