@@ -56,6 +56,24 @@ class MaskingRequest(msgspec.Struct, frozen=True):
             raise MaskingError("a masked sum names no number of clients for each member", hint=CHANGED)
         return Members(self.members)
 
+    def check_clients(self, silo: str, clients: int) -> None:
+        """Check that a silo has as many clients as the request says: each silo vouches for its own number.
+
+        Otherwise a coordinator could claim clients for silos that have none, whose values hide nothing.
+
+        Args:
+            silo: the silo's name.
+            clients: the number of clients for which it computes.
+
+        Raises:
+            MaskingError: it has another number.
+        """
+        claimed = dict(zip([member.silo for member in self.members], self.clients, strict=False)).get(silo)
+        if claimed != clients:
+            raise MaskingError(
+                f"a masked sum names {claimed} clients of silo {silo!r}, which has {clients}", hint=CHANGED
+            )
+
     def contributors(self) -> frozenset[str]:
         """Return the names of the members that have clients: only their values can hide each other."""
         return frozenset([member.silo for member, clients in zip(self.members, self.clients, strict=True) if clients])

@@ -6,18 +6,34 @@ and no content makes a silo use a mask twice, or reveal both secrets of a member
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Collection, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from typing import Final
 
 from fedbroker.errors import MaskingError
 from fedbroker.masking.members import CHANGED, MaskKey, Member, Members, check_members
-from fedbroker.masking.offers import Dealt, Offer, Share, check_offer, deal, open_share, sharing_of, threshold_of
+from fedbroker.masking.offers import (
+    Dealt,
+    Offer,
+    Share,
+    check_offer,
+    deal,
+    open_share,
+    sharing_of,
+    threshold_of,
+)
 from fedbroker.masking.pairwise import Masked, Occasion, add_pair_masks, apply_stream, own_stream, pair_stream
 from fedbroker.masking.survivors import Revealed, Survivors, check_signatures, signed_survivors
 from fedbroker.trust.keys import Identity, Public
 
-__all__ = ["DropoutSum", "SiloMasking"]
+__all__ = ["MAX_OCCASIONS", "DropoutSum", "SiloMasking"]
+
+MAX_OCCASIONS: Final = 1 << 17
+"""Occasions for which one mask key is used: more than one each second for a day, about 16 MB of memory.
+
+They are never forgotten while the key lives: a silo that forgot one would mask again for it.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +47,19 @@ class _Own:
     roster: Mapping[str, Public]
     min_members: int
 
+    def check_hidden(self, names: Collection[str], contributors: Set[str]) -> None:
+        """Check that enough other values hide this silo's value in a sum; a silo without clients adds none.
+
+        Raises:
+            MaskingError: too few of the named silos have clients.
+        """
+        count = len(contributors & set(names))
+        if self.silo in contributors and count < self.min_members:
+            raise MaskingError(
+                f"a masked sum over {count} silos with clients, where this silo wants {self.min_members}",
+                hint="wait for more silos (min_silos), or lower min_sum_silos in this silo's [policy]",
+            )
+
 
 class SiloMasking:
     """The masked sums of one incarnation of a silo.
@@ -40,16 +69,49 @@ class SiloMasking:
         silo: the silo's name.
         incarnation: of its process.
         identity: its key for signatures.
-        min_members: the fewest silos over which it takes part in a sum.
+        min_members: the fewest silos with clients over which it takes part in a sum, if it has clients itself.
     """
 
     def __init__(self, cohort: str, silo: str, incarnation: str, identity: Identity, min_members: int) -> None:
         self._cohort, self._silo, self._identity, self._min_members = cohort, silo, identity, min_members
         self._mask_key = MaskKey()
-        self._used: set[tuple[str, int, bytes]] = set()
+        self._used: set[bytes] = set()
         self.member: Final = Member.signed(cohort, silo, incarnation, self._mask_key.public, identity)
 
-    def add_masks(self, values: Masked, members: Members, occasion: Occasion, roster: Mapping[str, Public]) -> None:
+    def check(self, members: Members, occasion: Occasion, roster: Mapping[str, Public], contributors: Set[str]) -> None:
+        """Check that this silo can mask for an occasion; the occasion stays free.
+
+        Args:
+            members: all members, this silo among them.
+            occasion: the occasion, of these members.
+            roster: the public keys of the cohort's silos.
+            contributors: names of the members that have clients.
+
+        Raises:
+            MaskingError: a member is invented, too few of them have clients, or this silo has masked for this occasion
+                before.
+        """
+        if self.member not in members.all:
+            raise MaskingError("this silo, or its present mask key, is not among the members", hint=_AGAIN)
+        if occasion.members != members.digest:
+            raise MaskingError("a masked sum is for other members than those it names", hint=CHANGED)
+        self._own(roster).check_hidden(members.names, contributors)
+        check_members(members, self._cohort, roster)
+        if _taken(occasion) in self._used:
+            raise MaskingError("this silo has masked for this stage before", hint=_AGAIN)
+        if len(self._used) >= MAX_OCCASIONS:
+            raise MaskingError(
+                f"this silo has used its mask key for {MAX_OCCASIONS} sums", hint="restart the silo: it makes a new key"
+            )
+
+    def add_masks(
+        self,
+        values: Masked,
+        members: Members,
+        occasion: Occasion,
+        roster: Mapping[str, Public],
+        contributors: Set[str],
+    ) -> None:
         """Add this silo's masks to its values, in place, for a sum over all members.
 
         Args:
@@ -57,49 +119,50 @@ class SiloMasking:
             members: all members, this silo among them.
             occasion: the occasion, of these members.
             roster: the public keys of the cohort's silos.
+            contributors: names of the members that have clients.
 
         Raises:
-            MaskingError: a member is invented, they are too few, or this silo has masked for this occasion before.
+            MaskingError: as :meth:`check` does.
         """
-        self._claim(members, occasion, roster, len(members.all))
+        self._claim(members, occasion, roster, contributors)
         peers = {member.silo: member.mask_key for member in members.all if member.silo != self._silo}
         add_pair_masks(values, self._silo, list(peers), lambda peer: pair_stream(self._mask_key, peers[peer], occasion))
 
-    def with_dropouts(self, members: Members, occasion: Occasion, roster: Mapping[str, Public]) -> DropoutSum:
+    def with_dropouts(
+        self, members: Members, occasion: Occasion, roster: Mapping[str, Public], contributors: Set[str]
+    ) -> DropoutSum:
         """Start a sum from which members may drop out; its ``offer`` goes to the coordinator.
 
         Args:
             members: all members, this silo among them.
             occasion: the occasion, of these members.
             roster: the public keys of the cohort's silos.
+            contributors: names of the members that have clients.
 
         Raises:
-            MaskingError: as :meth:`add_masks` does.
+            MaskingError: as :meth:`check` does.
         """
-        self._claim(members, occasion, roster, threshold_of(len(members.all)))
-        own = _Own(self._cohort, self._silo, self._identity, self._mask_key, roster, self._min_members)
-        return DropoutSum(own, members, occasion)
+        self._claim(members, occasion, roster, contributors)
+        return DropoutSum(self._own(roster), members, occasion, frozenset(contributors))
 
-    def _claim(self, members: Members, occasion: Occasion, roster: Mapping[str, Public], fewest: int) -> None:
-        """Check the members, and take an occasion that was not taken before.
+    def _own(self, roster: Mapping[str, Public]) -> _Own:
+        return _Own(self._cohort, self._silo, self._identity, self._mask_key, roster, self._min_members)
 
-        The digest of the work is left out on purpose: the same members and the same stage with other work would be a
-        second sum of which the coordinator could take the difference.
-        """
-        if self.member not in members.all:
-            raise MaskingError("this silo, or its present mask key, is not among the members", hint=_AGAIN)
-        if occasion.members != members.digest:
-            raise MaskingError("a masked sum is for other members than those it names", hint=CHANGED)
-        if fewest < self._min_members:
-            raise MaskingError(
-                f"a masked sum over as few as {fewest} silos, where this silo wants {self._min_members}",
-                hint="wait for more silos (min_silos), or lower min_sum_silos in this silo's [policy]",
-            )
-        check_members(members, self._cohort, roster)
-        taken = (occasion.session_id, occasion.stage, occasion.members)
-        if taken in self._used:
-            raise MaskingError("this silo has masked for this stage before", hint=_AGAIN)
-        self._used.add(taken)
+    def _claim(
+        self, members: Members, occasion: Occasion, roster: Mapping[str, Public], contributors: Set[str]
+    ) -> None:
+        """Check the members, and take an occasion that was not taken before."""
+        self.check(members, occasion, roster, contributors)
+        self._used.add(_taken(occasion))
+
+
+def _taken(occasion: Occasion) -> bytes:
+    """Return a digest of an occasion without the work.
+
+    The same members and the same stage with other work would be a second sum, of which the coordinator could take the
+    difference.
+    """
+    return hashlib.sha256(replace(occasion, work=b"").as_bytes()).digest()
 
 
 class DropoutSum:
@@ -109,20 +172,20 @@ class DropoutSum:
         offer: what this silo deals; for the coordinator.
     """
 
-    def __init__(self, own: _Own, members: Members, occasion: Occasion) -> None:
-        self._own, self._members, self._occasion = own, members, occasion
+    def __init__(self, own: _Own, members: Members, occasion: Occasion, contributors: frozenset[str]) -> None:
+        self._own, self._members, self._occasion, self._contributors = own, members, occasion, contributors
         self._dealt: Dealt = deal(own.silo, own.identity, own.mask_key, members, occasion)
         self._offers: Mapping[str, Offer] | None = None
         self._shares: dict[str, Share] = {}
         self._sharing: Occasion | None = None
         self._survivors: Survivors | None = None
-        self._revealed = False
+        self._revealed: Revealed | None = None
         self.offer: Final = self._dealt.offer
 
     @property
     def threshold(self) -> int:
         """The fewest members over which the sum is formed."""
-        return max(threshold_of(len(self._members.all)), self._own.min_members)
+        return threshold_of(len(self._members.all))
 
     def add_masks(self, values: Masked, offers: Mapping[str, Offer]) -> None:
         """Add this silo's masks to its values, in place.
@@ -140,7 +203,7 @@ class DropoutSum:
         mine = offers.get(own.silo)
         if mine is None or (mine.stage_key, mine.commitment) != (self.offer.stage_key, self.offer.commitment):
             raise MaskingError("this silo's own offer is not among those of the stage", hint=CHANGED)
-        self._check_count(len(offers))
+        self._check_enough(offers)
         shares = {own.silo: self._dealt.own_share}
         for silo in sorted(offers):
             if silo != own.silo:
@@ -162,7 +225,7 @@ class DropoutSum:
         names = tuple(survivors)
         if names != tuple(sorted(set(names))) or not set(names) <= set(offers) or self._own.silo not in names:
             raise MaskingError("the survivors of a masked sum are not members of it", hint=CHANGED)
-        self._check_count(len(names))
+        self._check_enough(names)
         wanted = Survivors(sharing, names)
         if self._survivors not in (None, wanted):
             raise MaskingError("this silo has signed other survivors for this stage", hint=CHANGED)
@@ -170,24 +233,28 @@ class DropoutSum:
         return signed_survivors(wanted, self._own.identity)
 
     def reveal(self, signatures: Mapping[str, bytes]) -> Revealed:
-        """Return this silo's share of each survivor's seed and of each dropped member's stage key, once.
+        """Return this silo's share of each survivor's seed and of each dropped member's stage key.
+
+        Asked again, it returns the same: the coordinator repeats a message that is not answered.
 
         Args:
             signatures: of the survivors, under the list that this silo has signed.
 
         Raises:
-            MaskingError: too few have signed the same list, or this was done before.
+            MaskingError: too few have signed the same list.
         """
-        if self._survivors is None or self._revealed:
-            raise MaskingError("the shares of this stage are not, or no longer, to be revealed", hint=CHANGED)
+        if self._revealed is not None:
+            return self._revealed
+        if self._survivors is None:
+            raise MaskingError("the shares of this stage are not to be revealed yet", hint=CHANGED)
         offers, _ = self._sharing_offers()
         check_signatures(self._survivors, signatures, self._own.roster, self.threshold)
-        self._revealed = True
         alive = set(self._survivors.names)
         seeds = {silo: self._shares[silo].seed for silo in sorted(alive)}
         keys = {silo: self._shares[silo].key for silo in sorted(set(offers) - alive)}
-        self._shares = {}
-        return Revealed(seeds, keys)
+        self._shares = {}  # the other secret of each member can no longer be revealed
+        self._revealed = Revealed(seeds, keys)
+        return self._revealed
 
     def _sharing_offers(self) -> tuple[Mapping[str, Offer], Occasion]:
         if self._offers is None or self._sharing is None:
@@ -201,12 +268,13 @@ class DropoutSum:
         sealed = offer.sealed.get(own.silo, b"")
         return open_share(sealed, silo, own.silo, own.mask_key, member.mask_key, self._occasion)
 
-    def _check_count(self, count: int) -> None:
-        if count < self.threshold:
+    def _check_enough(self, names: Collection[str]) -> None:
+        if len(names) < self.threshold:
             raise MaskingError(
-                f"a masked sum over {count} silos, where {self.threshold} are needed",
+                f"a masked sum over {len(names)} silos, where {self.threshold} are needed",
                 hint="wait until more silos are there, or call again",
             )
+        self._own.check_hidden(names, self._contributors)
 
 
 _AGAIN: Final = "call again: another session has masks of its own"

@@ -34,6 +34,11 @@ class Silos:
         }
         self.members = self.members_of(self.names)
 
+    def mask(self, name, part, members, where, contributors=None):
+        """Add one silo's masks to its values; every member has clients by default."""
+        who = set(members.names) if contributors is None else contributors
+        self.masking[name].add_masks(part, members, where, self.roster, who)
+
     def members_of(self, names):
         return Members(tuple(self.masking[name].member for name in sorted(names)))
 

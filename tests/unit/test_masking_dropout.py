@@ -23,18 +23,23 @@ STEPS = ("offer", "fix", "mask", "sign", "reveal")
 class Run:
     """One sum over ``count`` silos, step by step; each step leaves out the silos that have dropped out."""
 
-    def __init__(self, count, min_members=3):
+    def __init__(self, count, min_members=3, contributors=None):
         self.silos = Silos(count, min_members)
         self.where = occasion(self.silos.members)
         self.coordinator = CoordinatorSum(self.silos.members, self.where, self.silos.roster)
+        self.contributors = set(self.silos.names) if contributors is None else set(contributors)
         self.alive = list(self.silos.names)
         self.sums = {}
         self.needed = {}
 
     def offer(self):
         for name in self.alive:
-            self.sums[name] = self.silos.masking[name].with_dropouts(self.silos.members, self.where, self.silos.roster)
+            self.sums[name] = self.dealt(name)
             self.coordinator.add_offer(name, self.sums[name].offer)
+
+    def dealt(self, name):
+        silos = self.silos
+        return silos.masking[name].with_dropouts(silos.members, self.where, silos.roster, self.contributors)
 
     def fix(self):
         self.needed = self.coordinator.fix_sharing()
@@ -168,7 +173,7 @@ def test_forged_and_reused_signatures_are_refused():
         own.reveal(lone)
 
 
-def test_shares_are_revealed_once_and_never_both_of_one_silo():
+def test_never_both_shares_of_one_silo_are_revealed():
     run = Run(7)
     run.offer()
     run.fix()
@@ -180,13 +185,12 @@ def test_shares_are_revealed_once_and_never_both_of_one_silo():
     assert not set(revealed.seeds) & set(revealed.keys)
     assert set(revealed.seeds) == set(run.alive)
     assert set(revealed.keys) == {"s00", "s01"}
-    with pytest.raises(MaskingError, match="no longer"):
-        own.reveal(run.coordinator.signatures)
+    assert own.reveal({}) is revealed  # a repeated message has the same answer
 
 
 def test_shares_are_not_revealed_before_the_survivors_are_signed():
     run = Run(3).to("sign")
-    with pytest.raises(MaskingError, match="not, or no longer"):
+    with pytest.raises(MaskingError, match="not to be revealed yet"):
         run.sums["s00"].reveal({})
 
 
@@ -195,7 +199,7 @@ def test_a_silo_masks_once_for_a_stage():
     with pytest.raises(MaskingError, match="masked for this stage before"):
         run.sums["s00"].add_masks(elements(plain("s00")), run.needed["s00"])
     with pytest.raises(MaskingError, match="masked for this stage before"):
-        run.silos.masking["s00"].with_dropouts(run.silos.members, run.where, run.silos.roster)
+        run.dealt("s00")
 
 
 def test_two_lists_of_members_give_noise():
@@ -212,6 +216,28 @@ def test_two_lists_of_members_give_noise():
     for name in ("s05", "s06"):
         with pytest.raises(MaskingError, match="not members"):
             run.sums[name].sign(survivors)
+
+
+@pytest.mark.parametrize("step", ["offer", "survivors"])
+def test_too_few_survivors_with_clients_are_refused(step):
+    """Five of seven silos are enough for the shares, but only three of them have clients."""
+    run = Run(7, min_members=4, contributors=["s00", "s01", "s04", "s05"])
+    if step == "offer":
+        run.offer()
+        run.coordinator._offers.pop("s00")
+        run.fix()
+        run.drop(1)
+        with pytest.raises(MaskingError, match="over 3 silos with clients, where this silo wants 4"):
+            run.sums["s04"].add_masks(elements(plain("s04")), run.needed["s04"])
+        run.sums["s06"].add_masks(elements(plain("s06")), run.needed["s06"])  # it has no value to hide
+    else:
+        run.to("mask")
+        run.drop(1)
+        run.mask()
+        survivors = run.coordinator.close()
+        with pytest.raises(MaskingError, match="over 3 silos with clients, where this silo wants 4"):
+            run.sums["s04"].sign(survivors)
+        run.sums["s06"].sign(survivors)
 
 
 def test_a_forged_stage_key_is_refused():

@@ -17,7 +17,7 @@ def masked(silos, members, where, size=7):
     found = {}
     for member in members.all:
         found[member.silo] = elements(plain(member.silo, size))
-        silos.masking[member.silo].add_masks(found[member.silo], members, where, silos.roster)
+        silos.mask(member.silo, found[member.silo], members, where)
     return found
 
 
@@ -37,7 +37,7 @@ def test_values_without_one_are_noise():
     silos = Silos(5)
     parts = {name: [(Ring(8), np.zeros(4096, np.uint64))] for name in silos.names}
     for name, part in parts.items():
-        silos.masking[name].add_masks(part, silos.members, occasion(silos.members), silos.roster)
+        silos.mask(name, part, silos.members, occasion(silos.members))
     total = parts.pop("s00")
     for part in list(parts.values())[:-1]:
         add(total, part)
@@ -54,7 +54,7 @@ def test_each_occasion_has_masks_of_its_own():
     for session, stage, work in [("a", 1, b"x"), ("b", 1, b"x"), ("a", 3, b"x")]:
         part = [(Ring(8), np.zeros(4, np.uint64))]
         where = occasion(silos.members, session, stage, work)
-        silos.masking["s00"].add_masks(part, silos.members, where, silos.roster)
+        silos.mask("s00", part, silos.members, where)
         seen.add(part[0][1].tobytes())
     assert len(seen) == 3
 
@@ -62,18 +62,17 @@ def test_each_occasion_has_masks_of_its_own():
 @pytest.mark.parametrize("work", [b"work", b"other work"])
 def test_a_stage_is_masked_once(work):
     silos = Silos(3)
-    own = silos.masking["s00"]
-    own.add_masks(elements(plain("s00")), silos.members, occasion(silos.members), silos.roster)
+    silos.mask("s00", elements(plain("s00")), silos.members, occasion(silos.members))
     again = elements(plain("s00"))
     with pytest.raises(MaskingError, match="masked for this stage before"):
-        own.add_masks(again, silos.members, occasion(silos.members, work=work), silos.roster)
+        silos.mask("s00", again, silos.members, occasion(silos.members, work=work))
     assert values(again) == [array.tolist() for array in plain("s00")]
 
 
 def test_a_restarted_silo_has_another_key():
     first, second = Silos(3), Silos(3)
     with pytest.raises(MaskingError, match="present mask key"):
-        second.masking["s00"].add_masks(elements(plain("s00")), first.members, occasion(first.members), first.roster)
+        second.mask("s00", elements(plain("s00")), first.members, occasion(first.members))
 
 
 def test_an_invented_silo_is_refused_by_name():
@@ -81,7 +80,7 @@ def test_an_invented_silo_is_refused_by_name():
     invented = Member.signed(COHORT, "s99", "i1", MaskKey().public, Identity(b"x" * 32))
     members = Members((*silos.members.all[:2], invented))
     with pytest.raises(MaskingError, match="'s99' is not in the roster"):
-        silos.masking["s00"].add_masks(elements(plain("s00")), members, occasion(members), silos.roster)
+        silos.mask("s00", elements(plain("s00")), members, occasion(members))
 
 
 @pytest.mark.parametrize("cohort", [COHORT, "banks"])
@@ -91,16 +90,47 @@ def test_a_mask_key_that_its_silo_has_not_signed_is_refused(cohort):
     forged = Member.signed(cohort, "s02", "i1", MaskKey().public, identity)
     members = Members((*silos.members.all[:2], forged))
     with pytest.raises(MaskingError, match="'s02' has not signed its mask key"):
-        silos.masking["s00"].add_masks(elements(plain("s00")), members, occasion(members), silos.roster)
+        silos.mask("s00", elements(plain("s00")), members, occasion(members))
 
 
 def test_too_few_members_are_refused():
     silos = Silos(4, min_members=4)
     few = silos.members_of(silos.names[:3])
-    with pytest.raises(MaskingError, match="as few as 3 silos, where this silo wants 4"):
-        silos.masking["s00"].add_masks(elements(plain("s00")), few, occasion(few), silos.roster)
+    with pytest.raises(MaskingError, match="over 3 silos with clients, where this silo wants 4"):
+        silos.mask("s00", elements(plain("s00")), few, occasion(few))
     with pytest.raises(MaskingError, match="over 2 silos"):
         silos.members_of(silos.names[:2])
+
+
+def test_only_silos_with_clients_hide_each_other():
+    silos = Silos(5)
+    with pytest.raises(MaskingError, match="over 2 silos with clients, where this silo wants 3"):
+        silos.mask("s00", elements(plain("s00")), silos.members, occasion(silos.members), {"s00", "s01"})
+    with pytest.raises(MaskingError, match="over 2 silos with clients"):  # a contributor has to be a member
+        silos.mask("s00", elements(plain("s00")), silos.members, occasion(silos.members), {"s00", "s01", "s99"})
+    silos.mask("s00", elements(plain("s00")), silos.members, occasion(silos.members), {"s00", "s01", "s02"})
+    silos.mask("s04", elements(plain("s04")), silos.members, occasion(silos.members), {"s00", "s01"})
+
+
+def test_a_check_leaves_the_occasion_free():
+    silos = Silos(3)
+    own, where, everyone = silos.masking["s00"], occasion(silos.members), set(silos.names)
+    own.check(silos.members, where, silos.roster, everyone)
+    own.check(silos.members, where, silos.roster, everyone)
+    silos.mask("s00", elements(plain("s00")), silos.members, where)
+    with pytest.raises(MaskingError, match="masked for this stage before"):
+        own.check(silos.members, where, silos.roster, everyone)
+
+
+def test_occasions_are_bounded_and_never_forgotten(monkeypatch):
+    monkeypatch.setattr("fedbroker.masking.silo.MAX_OCCASIONS", 3)
+    silos = Silos(3)
+    for stage in (1, 2, 3):
+        silos.mask("s00", elements(plain("s00")), silos.members, occasion(silos.members, stage=stage))
+    with pytest.raises(MaskingError, match="used its mask key for 3 sums"):
+        silos.mask("s00", elements(plain("s00")), silos.members, occasion(silos.members, stage=4))
+    with pytest.raises(MaskingError, match="masked for this stage before"):
+        silos.mask("s00", elements(plain("s00")), silos.members, occasion(silos.members, stage=1))
 
 
 def test_members_that_are_not_distinct_and_sorted_are_refused():
@@ -115,7 +145,7 @@ def test_an_occasion_for_other_members_is_refused():
     silos = Silos(4)
     few = silos.members_of(silos.names[:3])
     with pytest.raises(MaskingError, match="for other members"):
-        silos.masking["s00"].add_masks(elements(plain("s00")), silos.members, occasion(few), silos.roster)
+        silos.mask("s00", elements(plain("s00")), silos.members, occasion(few))
 
 
 def test_values_of_another_size_are_refused_by_the_sum():
