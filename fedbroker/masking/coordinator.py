@@ -14,7 +14,7 @@ import numpy as np
 
 from fedbroker.errors import MaskingError
 from fedbroker.masking.members import MaskKey, Members
-from fedbroker.masking.offers import Offer, check_offer, sharing_of, threshold_of
+from fedbroker.masking.offers import Offer, check_distinct, check_offer, sharing_of, threshold_of
 from fedbroker.masking.pairwise import Masked, Occasion, add, apply_stream, own_stream, pair_stream
 from fedbroker.masking.shares import reconstruct
 from fedbroker.masking.survivors import Revealed, Survivors, is_signed
@@ -51,12 +51,14 @@ class CoordinatorSum:
         """Add a member's offer.
 
         Raises:
-            MaskingError: it is no member, its signature is invalid, or the members that share are fixed.
+            MaskingError: it is no member, its signature is invalid, its stage key is that of another, or the members
+                that share are fixed.
         """
         self._members.number(silo)
         if self._sharing is not None:
             raise MaskingError(f"the offer of silo {silo!r} is late", hint=_LATE)
         check_offer(offer, silo, self._keys[silo], self._occasion)
+        check_distinct({**self._offers, silo: offer})
         self._offers[silo] = offer
 
     def fix_sharing(self) -> Mapping[str, Mapping[str, Offer]]:

@@ -23,7 +23,17 @@ from fedbroker.masking.shares import SECRET_BYTES, SHARE_BYTES, split
 from fedbroker.trust.keys import Identity, Public, joined
 from fedbroker.wire.messages import Name
 
-__all__ = ["Dealt", "Offer", "Share", "check_offer", "deal", "open_share", "sharing_of", "threshold_of"]
+__all__ = [
+    "Dealt",
+    "Offer",
+    "Share",
+    "check_distinct",
+    "check_offer",
+    "deal",
+    "open_share",
+    "sharing_of",
+    "threshold_of",
+]
 
 NONCE_BYTES: Final = 12  # of AES-GCM; random, since a silo that is asked twice deals twice with the same key
 
@@ -116,6 +126,22 @@ def check_offer(offer: Offer, silo: str, public: Public, occasion: Occasion) -> 
         raise MaskingError(f"silo {silo!r} has not signed its stage key", hint=CHANGED)
 
 
+def check_distinct(offers: Mapping[str, Offer]) -> None:
+    """Check that no member offers the stage key of another.
+
+    A third member would share the same mask with both. It adds the mask for one and subtracts it for the other if its
+    name is between theirs: its value would be left without them.
+
+    Raises:
+        MaskingError: two stage keys are equal; names the two.
+    """
+    owners: dict[bytes, str] = {}
+    for silo, offer in offers.items():
+        owner = owners.setdefault(offer.stage_key, silo)
+        if owner != silo:
+            raise MaskingError(f"silos {owner!r} and {silo!r} have offered the same stage key", hint=_COPIED)
+
+
 def open_share(sealed: bytes, dealer: str, holder: str, own: MaskKey, other: bytes, occasion: Occasion) -> Share:
     """Return the share that a member has sealed to this one.
 
@@ -160,3 +186,6 @@ def _route(dealer: str, holder: str, occasion: Occasion) -> bytes:
 
 def _statement(silo: str, stage_key: bytes, commitment: bytes, occasion: Occasion) -> bytes:
     return joined(b"fedbroker stage key 1", silo.encode(), stage_key, commitment, occasion.as_bytes())
+
+
+_COPIED: Final = "one has copied the other's message: ask their administrators"

@@ -17,6 +17,7 @@ from fedbroker.masking.offers import (
     Dealt,
     Offer,
     Share,
+    check_distinct,
     check_offer,
     deal,
     open_share,
@@ -195,7 +196,8 @@ class DropoutSum:
             offers: of all members that share this stage; of the sealed shares, only those for this silo are needed.
 
         Raises:
-            MaskingError: the offers are too few, are not signed, or cannot be opened; or this was done before.
+            MaskingError: the offers are too few, are not signed, or cannot be opened; two have the same stage key; or
+                this was done before.
         """
         if self._offers is not None:
             raise MaskingError("this silo has masked for this stage before", hint=_AGAIN)
@@ -208,6 +210,7 @@ class DropoutSum:
         for silo in sorted(offers):
             if silo != own.silo:
                 shares[silo] = self._opened(silo, offers[silo])
+        check_distinct(offers)
         sharing = sharing_of(self._occasion, offers)
         self._offers, self._shares, self._sharing = dict(offers), shares, sharing
         key = self._dealt.key

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fedbroker.errors import MaskingError
 from fedbroker.masking.coordinator import CoordinatorSum
-from fedbroker.masking.offers import Offer, threshold_of
+from fedbroker.masking.offers import Offer, _statement, threshold_of
 from fedbroker.masking.shares import SHARE_BYTES, reconstruct
 from fedbroker.masking.survivors import Revealed, Survivors, signed_survivors
 from fedbroker.trust import Identity
@@ -238,6 +238,24 @@ def test_too_few_survivors_with_clients_are_refused(step):
         with pytest.raises(MaskingError, match="over 3 silos with clients, where this silo wants 4"):
             run.sums["s04"].sign(survivors)
         run.sums["s06"].sign(survivors)
+
+
+def test_a_copied_stage_key_is_refused():
+    """A silo between the two would add the mask for one and subtract it for the other."""
+    run = Run(3)
+    for name in run.alive:
+        run.sums[name] = run.dealt(name)
+    theirs = run.sums["s00"].offer
+    own = run.sums["s02"]._dealt.offer
+    statement = _statement("s02", theirs.stage_key, own.commitment, run.where)
+    copied = Offer(theirs.stage_key, own.commitment, run.silos.identities["s02"].sign(statement), own.sealed)
+    run.coordinator.add_offer("s00", theirs)
+    with pytest.raises(MaskingError, match="'s00' and 's02' have offered the same stage key"):
+        run.coordinator.add_offer("s02", copied)
+    part = elements(plain("s01"))
+    with pytest.raises(MaskingError, match="'s00' and 's02' have offered the same stage key"):
+        run.sums["s01"].add_masks(part, {"s00": theirs, "s01": run.sums["s01"].offer, "s02": copied})
+    assert values(part) == [array.tolist() for array in plain("s01")]
 
 
 def test_a_forged_stage_key_is_refused():
