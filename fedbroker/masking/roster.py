@@ -6,9 +6,11 @@ Silos pin the administrator's key. So neither the coordinator nor the broker can
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from datetime import UTC, datetime
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 from fedbroker.errors import ConfigError
 from fedbroker.trust.keys import Identity, Public, joined
@@ -18,6 +20,9 @@ __all__ = ["Roster", "parse_roster", "write_roster"]
 
 HEADER: Final = b"fedbroker roster 1\n"
 """The first line of a roster file; the rest is JSON, in which the signed bytes can be embedded as they are."""
+
+LAST_SECOND: Final = 253402300799.0
+"""The end of the year 9999, in seconds since 1970: later times are no date."""
 
 
 class Roster(msgspec.Struct, frozen=True):
@@ -31,9 +36,14 @@ class Roster(msgspec.Struct, frozen=True):
     """
 
     cohort: Name
-    serial: int
-    expires: float
+    serial: Annotated[int, Meta(ge=0)]
+    expires: Annotated[float, Meta(ge=0, le=LAST_SECOND)]
     silos: dict[Name, str]
+
+    @property
+    def last_day(self) -> str:
+        """The day on which it expires, in UTC."""
+        return f"{datetime.fromtimestamp(self.expires, UTC):%Y-%m-%d}"
 
     @property
     def keys(self) -> Mapping[str, Public]:
@@ -44,8 +54,32 @@ class Roster(msgspec.Struct, frozen=True):
         """
         keys = {name: Public.parse(text) for name, text in self.silos.items()}
         if len(set(keys.values())) < len(keys):  # one silo with two names would make a sum of two out of a sum of three
-            raise ConfigError("two silos of the roster have the same public key", hint=_NEWEST)
+            raise ConfigError("two silos of the roster have the same public key", hint=NEWEST)
         return keys
+
+    def check_member(self, silo: str, key: Public) -> None:
+        """Check that a silo is in the roster, with this public key.
+
+        Raises:
+            ConfigError: it is not, or with another key.
+        """
+        listed = self.silos.get(silo)
+        if listed is None:
+            raise ConfigError(f"silo {silo!r} is not in roster {self.serial}", hint=NEWEST)
+        if Public.parse(listed) != key:
+            raise ConfigError(
+                f"roster {self.serial} has another public key for silo {silo!r}",
+                hint="enroll the silo with its public key, which `fedbroker-silo key` prints",
+            )
+
+    def check_expiry(self, now: float) -> None:
+        """Check that the roster has not expired.
+
+        Raises:
+            ConfigError: it has; ``now`` is later.
+        """
+        if self.expires < now:
+            raise ConfigError(f"roster {self.serial} expired on {self.last_day}", hint=NEWEST)
 
 
 class _File(msgspec.Struct, frozen=True):
@@ -84,7 +118,7 @@ def parse_roster(
             ``previous``.
     """
     if not content.startswith(HEADER):
-        raise ConfigError("this file is no roster", hint=_NEWEST)
+        raise ConfigError("this file is no roster", hint=NEWEST)
     try:
         file = msgspec.json.decode(content.removeprefix(HEADER), type=_File)
         signed = administrator.signed(bytes.fromhex(file.signature), joined(HEADER, bytes(file.roster)))
@@ -92,18 +126,17 @@ def parse_roster(
             raise ConfigError("the roster is not signed by the cohort's administrator", hint=_PINNED)
         roster = msgspec.json.decode(file.roster, type=Roster)
         _ = roster.keys
-    except (msgspec.DecodeError, ValueError):
-        raise ConfigError("the roster file is damaged", hint=_NEWEST) from None
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        raise ConfigError("the roster file is damaged", hint=NEWEST) from None
     if roster.cohort != cohort:
-        raise ConfigError(f"the roster is of cohort {roster.cohort!r}, not of {cohort!r}", hint=_NEWEST)
-    if roster.expires < now:
-        raise ConfigError("the roster has expired", hint=_NEWEST)
+        raise ConfigError(f"the roster is of cohort {roster.cohort!r}, not of {cohort!r}", hint=NEWEST)
+    roster.check_expiry(now)
     if previous is not None and roster.serial <= previous.serial and roster != previous:
         raise ConfigError(
-            f"the roster has number {roster.serial}, but number {previous.serial} was installed before", hint=_NEWEST
+            f"the roster has number {roster.serial}, but number {previous.serial} was installed before", hint=NEWEST
         )
     return roster
 
 
-_NEWEST: Final = "install the cohort's newest roster, as `fedbroker admin roster` writes it"
+NEWEST: Final = "install the cohort's newest roster, as `fedbroker admin roster` writes it"
 _PINNED: Final = "compare roster_key with the administrator's public key"

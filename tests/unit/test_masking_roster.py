@@ -37,10 +37,25 @@ def test_a_signed_roster_is_read():
         (write_roster(roster(), OTHER), "not signed by the cohort's administrator"),
         (write_roster(roster(), ADMINISTRATOR).replace(b'"serial":1', b'"serial":2'), "not signed"),
         (write_roster(roster(cohort="banks"), ADMINISTRATOR), "is of cohort 'banks'"),
-        (write_roster(roster(expires=999.0), ADMINISTRATOR), "has expired"),
+        (write_roster(roster(expires=999.0), ADMINISTRATOR), "roster 1 expired on 1970-01-01"),
+        (write_roster(roster(serial=-1), ADMINISTRATOR), "damaged"),
+        (write_roster(roster(expires=1e300), ADMINISTRATOR), "damaged"),
+        (b'fedbroker roster 1\n{"x": ' + b"[" * 100_000, "damaged"),
         (write_roster(roster(ewr=EWR, jfk=EWR), ADMINISTRATOR), "the same public key"),
     ],
-    ids=["empty", "no JSON", "no roster", "stranger", "changed", "cohort", "expired", "one key"],
+    ids=[
+        "empty",
+        "no JSON",
+        "no roster",
+        "stranger",
+        "changed",
+        "cohort",
+        "expired",
+        "negative",
+        "no date",
+        "nested",
+        "one key",
+    ],
 )
 def test_each_other_file_is_refused(content, words):
     with pytest.raises(ConfigError, match=words):
@@ -54,3 +69,11 @@ def test_an_older_or_another_roster_of_the_same_number_is_refused():
     for back in (roster(serial=2), roster(serial=3, ewr=EWR)):
         with pytest.raises(ConfigError, match="was installed before"):
             read(write_roster(back, ADMINISTRATOR), installed)
+
+
+def test_a_silo_must_be_in_the_roster_with_its_own_key():
+    roster().check_member("ewr", EWR.public)
+    with pytest.raises(ConfigError, match="silo 'lga' is not in roster 1"):
+        roster().check_member("lga", EWR.public)
+    with pytest.raises(ConfigError, match="roster 1 has another public key for silo 'ewr'"):
+        roster().check_member("ewr", JFK.public)

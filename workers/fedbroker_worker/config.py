@@ -38,6 +38,7 @@ __all__ = [
     "PASSWORD_IN_URL",
     "SOURCE_SECRETS",
     "AuditSettings",
+    "RosterSettings",
     "SecuritySettings",
     "Settings",
     "SiloSettings",
@@ -59,6 +60,7 @@ PASSWORD_IN_URL: Final = re.compile(r"://[^/\s\"':@]*:[^/\s\"'@]+@")
 
 _RUNTIME_MEMORY: Final = f"a number of bytes, at least {MIN_MEMORY}, or 0 for three quarters of the memory"
 _TABLES: Final = ("silo", "data", "policy", "limits", "security")
+_ROSTER: Final = "cohort.roster"
 _AUDIT_FILE: Final = "FEDBROKER_POLICY_AUDIT_FILE"
 _DATA_PREFIX: Final = "FEDBROKER_DATA__"
 _PREFIX: Final = "FEDBROKER_SILO_"
@@ -75,6 +77,8 @@ class SecuritySettings:
         secret_file: the file with the silo's secret: a path, or the name of a systemd credential.
         coordinators: public keys of the coordinators that may send work: a list, or a table with a name for each.
         seal: accept only sealed work, and seal every reply; if False, only replies to sealed work are sealed.
+        roster_key: the public key of the cohort's administrator, who signs the roster; empty: no masked sums.
+        roster: the file with the cohort's roster, relative to the settings; empty for ``cohort.roster``.
     """
 
     secret_file: Annotated[str, Meta(description='the file with the silo\'s secret, such as "secret.key"')]
@@ -83,10 +87,31 @@ class SecuritySettings:
         Meta(description='public keys, ["fedbroker-public-1:…"] or {name = "fedbroker-public-1:…"}; at least one'),
     ]
     seal: bool = False
+    roster_key: Annotated[
+        str, Meta(description='the public key of the cohort\'s administrator, "fedbroker-public-1:…"')
+    ] = ""
+    roster: Annotated[str, Meta(description='the file with the cohort\'s roster, such as "airports.roster"')] = ""
 
 
-def keys_of(table: Mapping[str, object], path: Path, environ: Mapping[str, str]) -> Keys | None:
-    """Return the silo's keys; None without the table: then no message is signed, and any publisher may send work.
+@dataclass(frozen=True, slots=True)
+class RosterSettings:
+    """The roster of masked sums.
+
+    Attributes:
+        path: its file.
+        key: the public key of the cohort's administrator, which must have signed it.
+    """
+
+    path: Path
+    key: Public
+
+
+def _read_security(
+    table: Mapping[str, object], path: Path, environ: Mapping[str, str]
+) -> tuple[Keys | None, RosterSettings | None]:
+    """Return the silo's keys and its roster.
+
+    Without the table it has no keys: then no message is signed, and any publisher may send work.
 
     Args:
         table: the keys and values of ``[security]``.
@@ -98,18 +123,36 @@ def keys_of(table: Mapping[str, object], path: Path, environ: Mapping[str, str])
             the secret.
     """
     if not table:
-        return None
-
-    def label(key: str) -> str:
-        return f"{key!r} in [security] of {path.name}"
-
-    settings = read_table(SecuritySettings, table, label=label)
-    secret = read_secret(label("secret_file"), settings.secret_file, path.absolute().parent, environ, SettingsError)
+        return None, None
+    settings = read_table(SecuritySettings, table, label=partial(_security_label, path))
+    label = _security_label(path, "secret_file")
+    secret = read_secret(label, settings.secret_file, path.absolute().parent, environ, SettingsError)
     try:
         own = settings.coordinators
-        return silo_keys(secret, tuple(own.values()) if isinstance(own, dict) else own, seal=settings.seal)
+        keys = silo_keys(secret, tuple(own.values()) if isinstance(own, dict) else own, seal=settings.seal)
     except ConfigError as error:
         raise SettingsError(f"[security] of {path.name}: {error.what}", hint=error.hint) from None
+    return keys, _roster(settings, path)
+
+
+def _roster(settings: SecuritySettings, path: Path) -> RosterSettings | None:
+    label = _security_label(path, "roster_key")
+    if not settings.roster_key:
+        if settings.roster:
+            raise SettingsError(
+                f"{label} is missing, so that any roster would be believed",
+                hint="add the public key that `fedbroker admin roster` printed, or omit 'roster'",
+            )
+        return None
+    try:
+        key = Public.parse(settings.roster_key)
+    except ConfigError as error:
+        raise SettingsError(f"{label}: {error.what}", hint=error.hint) from None
+    return RosterSettings(path.absolute().parent / (settings.roster or _ROSTER), key)
+
+
+def _security_label(path: Path, key: str) -> str:
+    return f"{key!r} in [security] of {path.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +280,7 @@ class Settings:
         keys: the keys of its table ``[security]``; None without that table.
         policy: its table ``[policy]``.
         key_file: the file with the silo's secret, as ``[security]`` names it; None without that table.
+        roster: the roster that ``[security]`` names; None without a ``roster_key``.
     """
 
     path: Path
@@ -246,11 +290,17 @@ class Settings:
     keys: Keys | None = None
     policy: PolicySettings = field(default_factory=PolicySettings)
     key_file: str | None = None
+    roster: RosterSettings | None = None
 
     @property
     def directory(self) -> Path:
         """The file's own directory, to which relative paths are relative."""
         return self.path.parent
+
+    @property
+    def state_directory(self) -> Path:
+        """The directory for records that outlive the process: that of the audit log, or else of the settings."""
+        return (self.directory / (self.policy.audit_file or self.path.name)).parent
 
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -271,14 +321,16 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
             raise SettingsError(f"unknown table [{table}] in {path.name}", hint=nearest(table, _TABLES))
     data = _sources(_table(document, "data", path), path, environ)
     security = _table(document, "security", path)
+    keys, roster = _read_security(security, path, environ)
     return Settings(
         path=path.absolute(),
         silo=_silo(_table(document, "silo", path), path, environ),
         data=data,
         limits=_limits(_table(document, "limits", path), path),
-        keys=keys_of(security, path, environ),
+        keys=keys,
         policy=read_policy(_table(document, "policy", path), path.name, data, environ.get(_AUDIT_FILE)),
         key_file=security.get("secret_file"),
+        roster=roster,
     )
 
 

@@ -38,8 +38,7 @@ def accepted_file(settings: Settings) -> AcceptedFile | None:
     """Return a silo's record, in the folder of its audit log or else its settings; None for a silo without keys."""
     if settings.keys is None:
         return None
-    directory = (settings.directory / (settings.policy.audit_file or settings.path.name)).parent
-    return AcceptedFile(directory / f"{settings.silo.cohort}.{settings.silo.name}.accepted")
+    return AcceptedFile(settings.state_directory / f"{settings.silo.cohort}.{settings.silo.name}.accepted")
 
 
 class AcceptedFile:
