@@ -14,14 +14,17 @@ from msgspec import Meta
 
 from fedbroker.errors import MaskingError
 from fedbroker.masking.pairwise import Masked
-from fedbroker.masking.rings import Ring
+from fedbroker.masking.rings import Elements, Ring
 from fedbroker.wire.blobs import Buffer
 
-__all__ = ["Shape", "read_masked", "write_masked"]
+__all__ = ["Shape", "add_packed", "masked_parts", "read_masked", "write_masked"]
 
 Shape = tuple[Annotated[int, Meta(ge=0)], ...]
 
 _LENGTH_BYTES: Final = 4
+
+_PIECE: Final = 1 << 18
+"""Elements that are unpacked at a time: they stay in the processor's cache, and no second vector is held."""
 
 
 def write_masked(shapes: Sequence[Shape], values: Masked) -> bytes:
@@ -46,6 +49,20 @@ def read_masked(blob: Buffer, rings: Sequence[Ring]) -> tuple[tuple[Shape, ...],
     Raises:
         MaskingError: the blob holds other tensors.
     """
+    shapes, parts = masked_parts(blob, rings)
+    return shapes, [(ring, ring.unpack(part)) for ring, part in zip(rings, parts, strict=True)]
+
+
+def masked_parts(blob: Buffer, rings: Sequence[Ring]) -> tuple[tuple[Shape, ...], list[memoryview]]:
+    """Return the shapes of masked tensors and the bytes of each one's elements, as views of the blob.
+
+    Args:
+        blob: as :func:`write_masked` returned it.
+        rings: the ring of each tensor.
+
+    Raises:
+        MaskingError: the blob holds other tensors.
+    """
     view = memoryview(blob).cast("B")
     length = int.from_bytes(view[:_LENGTH_BYTES], "big")
     start = _LENGTH_BYTES + length
@@ -58,11 +75,32 @@ def read_masked(blob: Buffer, rings: Sequence[Ring]) -> tuple[tuple[Shape, ...],
     sizes = [math.prod(shape) * ring.width for shape, ring in zip(shapes, rings, strict=True)]
     if start + sum(sizes) != len(view):
         raise MaskingError("masked values have another size than their shapes say", hint=_SAME_VERSION)
-    values: Masked = []
-    for ring, size in zip(rings, sizes, strict=True):
-        values.append((ring, ring.unpack(view[start : start + size])))
+    parts: list[memoryview] = []
+    for size in sizes:
+        parts.append(view[start : start + size])
         start += size
-    return shapes, values
+    return shapes, parts
+
+
+def add_packed(ring: Ring, total: Elements | None, packed: memoryview) -> None:
+    """Add elements to a sum, in place, or only check them; piece by piece, so that no second vector is held.
+
+    Args:
+        ring: their ring.
+        total: the sum; None to check the elements only.
+        packed: the elements' bytes, as :func:`masked_parts` returned them.
+
+    Raises:
+        MaskingError: they are no elements of the ring; the sum may then be spoilt, unless they were checked before.
+    """
+    if total is None and not ring.modulus:
+        return  # all bytes of the right number are elements
+    step = _PIECE * ring.width
+    for start in range(0, len(packed), step):
+        piece = ring.unpack(packed[start : start + step])
+        if total is not None:
+            first = start // ring.width
+            ring.add(total[first : first + piece.size], piece)
 
 
 _SAME_VERSION: Final = "use the same version of fedbroker at both ends"

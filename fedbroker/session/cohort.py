@@ -22,6 +22,7 @@ from fedbroker.session.stage_state import Policy
 from fedbroker.transport.coordinator.requests import Response
 from fedbroker.transport.coordinator.transport import CoordinatorTransport
 from fedbroker.trust.keyring import Keys
+from fedbroker.trust.keys import Public
 from fedbroker.wire.coding import Compression
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Accepted, Announce, Leave, Rejected
@@ -89,6 +90,7 @@ class CoordinatorCohort:
         self._limits = limits
         self._listeners = listeners
         self._journal = journal
+        self._silo_keys: Mapping[str, Public] = {} if keys is None else keys.others
         self._roster = Roster()
         self._blob_index = BlobCacheIndex()
         self._roster_changed = asyncio.Event()
@@ -251,6 +253,7 @@ class CoordinatorCohort:
             recorder=recorder,
             limits=self._limits,
             journal=journal,
+            silo_keys=self._silo_keys,
         )
 
     def _too_few(self, min_silos: int, seconds: float, pool: Pool | None) -> CohortTimeout:

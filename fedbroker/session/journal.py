@@ -110,7 +110,16 @@ class SessionJournal:
 
     def start(self, fingerprint: str) -> None:
         """Write the first record."""
-        members = [[member.name, member.incarnation, msgspec.to_builtins(member.sources)] for member in self.members]
+        members = [
+            [
+                member.name,
+                member.incarnation,
+                msgspec.to_builtins(member.sources),
+                member.mask_key,
+                member.mask_signature,
+            ]
+            for member in self.members
+        ]
         self._write(["session", self.session, fingerprint, members, self.clients])
 
     def replay(self, record: Sequence[Any]) -> None:
@@ -259,8 +268,10 @@ def _remove(path: Path) -> None:
             raise _journal_error(path.parent, error) from None
 
 
-def _member(name: str, incarnation: str, sources: object) -> Member:
-    return Member(name, incarnation, msgspec.convert(sources, dict[str, Source]))
+def _member(name: str, incarnation: str, sources: object, mask_key: str = "", mask_signature: str = "") -> Member:
+    """Return a member of a record; one that an earlier version has written has no mask key."""
+    known = msgspec.convert(sources, dict[str, Source])
+    return Member(name, incarnation, known, mask_key=mask_key, mask_signature=mask_signature)
 
 
 def _journal_error(directory: Path, error: OSError) -> JournalError:

@@ -85,6 +85,7 @@ class MergeScheduler:
     _ready: deque[Reply] = field(default_factory=deque[Reply])
     _ready_bytes: int = 0
     _unmerged_bytes: int = 0  # ready, or taken and not released
+    _other_bytes: int = 0  # of replies that are not merged here
     _batch_taken: bool = False
     _complete: bool = False
     _discarding: bool = False
@@ -102,6 +103,15 @@ class MergeScheduler:
         self._uploading.pop(silo, None)
         self._held[silo] = Reply(silo, partials, size)
         self._held_bytes += size
+
+    def hold(self, size: int) -> None:
+        """Record that bytes of a reply are in memory which are not merged here: masked values, until they are added."""
+        self._other_bytes += size
+
+    def let_go(self, size: int) -> None:
+        """Record that these bytes take no memory any more."""
+        self._other_bytes -= size
+        self._grant()
 
     def drop(self, silo: str) -> None:
         """Record that a silo sends nothing more."""
@@ -136,7 +146,7 @@ class MergeScheduler:
     @property
     def outstanding(self) -> int:
         """Bytes of replies that are uploading or in memory."""
-        return sum(self._uploading.values()) + self._held_bytes + self._unmerged_bytes
+        return sum(self._uploading.values()) + self._held_bytes + self._unmerged_bytes + self._other_bytes
 
     def _grant(self) -> None:
         """Let silos upload, the first in the order first, while room is left."""

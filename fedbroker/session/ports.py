@@ -9,6 +9,7 @@ from typing import Protocol, TypeAlias
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import FedbrokerError
+from fedbroker.session.masking import StageMasking
 from fedbroker.session.merge_scheduler import MergeScheduler
 from fedbroker.session.roster import Member
 from fedbroker.transport.coordinator.requests import Dead
@@ -126,9 +127,11 @@ class StageWork:
         enlist: returns the work of a late joiner in place of the named straggler, or None if it cannot replace it. None
             if no late joiner can, because silos keep values from an earlier stage.
         check: checks a reply's outputs before they count.
-        outputs: number of outputs of a reply; None for any number.
+        outputs: number of outputs of a reply, without the masked values; None for any number.
         read: reads, after the check, sequences in the outputs; None if the stage returns none.
         computation: the computation's name, for the silos' audit logs.
+        masking: the masked sums of the stage; None if nothing is masked. A reply then has one more output, the last:
+            the masked values, which neither ``accept`` nor ``check`` gets.
     """
 
     stage: int
@@ -142,3 +145,4 @@ class StageWork:
     outputs: int | None = None
     read: Read | None = None
     computation: str = ""
+    masking: StageMasking | None = None

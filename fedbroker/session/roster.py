@@ -13,9 +13,9 @@ from typing import Final
 from fedbroker.lru import LruMap
 from fedbroker.text import count_text
 from fedbroker.wire.limits import Limits
-from fedbroker.wire.messages import Accepted, Announce, Digest, Leave, Op, Rejected, Source, Value
+from fedbroker.wire.messages import Accepted, Announce, Digest, Leave, Rejected, Source
 
-__all__ = ["BlobCacheIndex", "Member", "Roster", "Shipment", "admit", "needs", "ship"]
+__all__ = ["BlobCacheIndex", "Member", "Roster", "Shipment", "admit", "ship"]
 
 MISSED_HEARTBEATS: Final = 2
 """Heartbeats after its last announcement for which a silo counts as present: one announcement may be late or lost, for
@@ -41,6 +41,8 @@ class Member:
         sources: its data sources by name.
         version: version of its software.
         capabilities: features that it supports beyond the first version of the protocol.
+        mask_key: its public key for masked sums, as hexadecimal digits; empty if it takes part in none.
+        mask_signature: its signature over that key, as hexadecimal digits.
     """
 
     name: str
@@ -48,6 +50,8 @@ class Member:
     sources: Mapping[str, Source] = field(default_factory=dict[str, Source])
     version: str = ""
     capabilities: tuple[str, ...] = ()
+    mask_key: str = ""
+    mask_signature: str = ""
 
 
 @dataclass(slots=True)
@@ -75,7 +79,15 @@ class Roster:
         """
         seen = self._seen.get(message.silo)
         until = now + max(MISSED_HEARTBEATS * message.heartbeat, message.heartbeat + MIN_GRACE_SECONDS)
-        member = Member(message.silo, message.incarnation, message.sources, message.version, message.capabilities)
+        member = Member(
+            message.silo,
+            message.incarnation,
+            message.sources,
+            message.version,
+            message.capabilities,
+            message.mask_key,
+            message.mask_signature,
+        )
         self._seen[message.silo] = _KnownSilo(member, until)
         return seen is None or seen.left or seen.until < now or seen.member.incarnation != message.incarnation
 
@@ -206,13 +218,8 @@ class Shipment:
     bulk: Mapping[str, Sequence[Digest]]
 
 
-def needs(program: Iterable[Op]) -> tuple[Digest, ...]:
-    """Return the digests that the operations name, each once."""
-    return tuple(dict.fromkeys(op.blob for op in program if isinstance(op, Value)))
-
-
 def ship(
-    programs: Mapping[str, Sequence[Op]],
+    needs: Mapping[str, Sequence[Digest]],
     sizes: Mapping[Digest, int],
     members: Sequence[Member],
     blob_index: BlobCacheIndex,
@@ -222,6 +229,13 @@ def ship(
 
     Small blobs are sent with the work item. A large blob is broadcast if more than one silo lacks it, else sent to that
     silo alone.
+
+    Args:
+        needs: for each silo, the digests that its work item names, each once.
+        sizes: bytes of each blob.
+        members: the silos that are asked.
+        blob_index: the blobs that each silo has.
+        limits: limits on blobs in a work item.
     """
     inline: dict[str, list[Digest]] = {}
     direct: dict[str, list[Digest]] = {}
@@ -231,7 +245,7 @@ def ship(
         room = limits.inline_total
         riders = inline[member.name] = []
         direct[member.name] = []
-        for digest in needs(programs[member.name]):
+        for digest in needs[member.name]:
             if blob_index.has(member, digest):
                 continue
             if sizes[digest] <= min(limits.inline_blob, room):
@@ -245,5 +259,5 @@ def ship(
     for silo, riders in inline.items():
         # A broadcast reaches a silo that has the blob, too: it need not ask for it if it has lost it since.
         sent = {*broadcast, *direct[silo]} - {*riders}
-        bulk[silo] = [digest for digest in needs(programs[silo]) if digest in sent]
+        bulk[silo] = [digest for digest in needs[silo] if digest in sent]
     return Shipment(inline, broadcast, direct, bulk)

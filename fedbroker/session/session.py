@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from fedbroker import tracing
 from fedbroker.deadline import Deadline
-from fedbroker.errors import FedbrokerError, JournalError, StragglerTimeout
+from fedbroker.errors import FedbrokerError, JournalError, MaskingError, StragglerTimeout
+from fedbroker.masking.request import MaskingRequest, encode_request
 from fedbroker.session.journal import SessionJournal
+from fedbroker.session.masking import MaskedTotal, mask_members, masking_request
 from fedbroker.session.merge_scheduler import upload_allowance
 from fedbroker.session.ports import SessionTransport, StageWork
 from fedbroker.session.report import Recorder, RequestTimings, SessionReport
 from fedbroker.session.roster import BlobCacheIndex, Member, ship
-from fedbroker.session.silo_request import SiloRequest, StageContext
+from fedbroker.session.silo_request import CHECK_IN_THREAD_BYTES, SiloRequest, StageContext
 from fedbroker.session.stage_state import Close, Fail, Policy, StageState, Wait, replaceable
+from fedbroker.trust.keys import Public
+from fedbroker.wire.blobs import Buffer, digest_of
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
-from fedbroker.wire.messages import Done, Op
+from fedbroker.wire.messages import Done, Op, OptionalDigest, blobs_of
 
 __all__ = ["Session", "StageRunner"]
 
@@ -50,6 +54,7 @@ class Session:
         late_joiner: waits for a silo that fits.
         recorder: record of the session for its report and the log.
         journal: record to resume from after being killed; None without a journal.
+        silo_keys: the public keys of the cohort's silos, for masked sums; none without keys.
         members: present participants, in the order in which partials are merged.
     """
 
@@ -65,6 +70,7 @@ class Session:
     recorder: Recorder = field(default_factory=lambda: Recorder(SessionReport(session="", cohort="", members=())))
     limits: Limits = DEFAULT_LIMITS
     journal: SessionJournal | None = None
+    silo_keys: Mapping[str, Public] = field(default_factory=dict[str, Public])
     members: Sequence[Member] = field(init=False)
     _asked: dict[str, str] = field(init=False)  # silo: incarnation
     _dropped: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])  # silo and incarnation
@@ -89,15 +95,24 @@ class Session:
         Raises:
             SiloError: too few silos are left because a silo failed; with the silo's reason.
             StragglerTimeout: the stage's time was up; names the silos that did not answer.
+            MaskingError: the members cannot form a masked sum; nothing was sent.
             BrokerError: the broker went away and did not come back in time.
         """
         closed = self.journal.participants(work.stage) if self.journal is not None else None
         if closed is not None:  # closed before we were killed: the silos dropped then stay dropped
             self.continue_with([member for member in self.members if member.name in closed])
-        participants = await StageRunner(self, work).run()
+        request = self._masking_request(work)
+        participants = await StageRunner(self, work, request).run()
         if self.journal is not None and closed is None:
             await self.journal.record_closed(work.stage, participants)
         return participants
+
+    def _masking_request(self, work: StageWork) -> MaskingRequest | None:
+        """Return the request for masked sums over the present members; None if nothing is masked."""
+        if work.masking is None:
+            return None
+        members = mask_members(self.members, self.recorder.report.cohort, self.silo_keys)
+        return masking_request(members, self.clients, work.masking, dropouts=self.policy.stragglers != "fail")
 
     def continue_with(self, members: Sequence[Member]) -> None:
         """Continue with the members that answered the stage; tell the others that the session is over for them."""
@@ -154,9 +169,15 @@ class StageRunner:
     handled one after another.
     """
 
-    def __init__(self, session: Session, work: StageWork) -> None:
+    def __init__(self, session: Session, work: StageWork, request: MaskingRequest | None = None) -> None:
         self._session = session
         self._work = work
+        self._request: OptionalDigest = ""
+        if request is not None:
+            encoded = encode_request(request)
+            self._request = digest_of(encoded)
+            self._work = replace(work, blobs={**work.blobs, self._request: encoded})
+        self._adding = asyncio.Lock()  # one silo's masked values at a time
         self._deadline = Deadline.after(session.stage_timeout).earlier(session.deadline)
         seconds = self._deadline.left()
         self._state = StageState(
@@ -183,6 +204,7 @@ class StageRunner:
             session.recorder.stage_started(state.stage, state.silos, state.seconds)
             try:
                 await self._run_tasks()
+                self._check_added()
                 self._finish()
             except FedbrokerError as error:
                 if isinstance(error, StragglerTimeout) and (trouble := await session.transport.trouble()) is not None:
@@ -209,6 +231,7 @@ class StageRunner:
                     self._work,
                     self._deadline,
                     tasks,
+                    self._request,
                 )
                 self._start(stage, session.members, self._work.ops)
                 error, over = await self._verdict(), True
@@ -242,7 +265,9 @@ class StageRunner:
         """Start a request to each silo, and the uploads that the requests wait for."""
         session = self._session
         sizes = {digest: len(blob) for digest, blob in self._work.blobs.items()}
-        shipment = ship(ops, sizes, members, session.blob_index, session.limits)
+        masking = (self._request,) if self._request else ()
+        needs = {member.name: (*blobs_of(ops[member.name]), *masking) for member in members}
+        shipment = ship(needs, sizes, members, session.blob_index, session.limits)
         for member in members:
             request = self._requests[member.name] = SiloRequest(
                 stage=stage,
@@ -271,8 +296,13 @@ class StageRunner:
             return
         self._session.recorder.silo_ended(request.timings, outcome)
         if isinstance(outcome, Done):
-            outputs, request.outputs = request.outputs, ()
-            merges.arrive(silo, self._work.accept(silo, outputs), sum(map(len, outputs)))
+            clear, masked = request.clear_outputs, request.outputs[-1:]
+            request.outputs = ()
+            merges.arrive(silo, self._work.accept(silo, clear), sum(map(len, clear)))
+            if (masking := self._work.masking) is not None:
+                merges.hold(len(masked[0]))
+                # Not among the stage's tasks, which are cancelled when it closes: this silo's values count.
+                request.stage.task_group.create_task(self._add(silo, masking.total, masked[0]))
         else:
             merges.drop(silo)
             self._session.drop(request.member)
@@ -281,6 +311,21 @@ class StageRunner:
                 request.stage.start_task(self._recruit(request.stage, silo))
         merges.advance(self._state.advance())
         self._changed.set()
+
+    async def _add(self, silo: str, total: MaskedTotal, masked: Buffer) -> None:
+        """Add a silo's masked values to those of the others, in the order of arrival, and release them."""
+        async with self._adding:
+            if len(masked) > CHECK_IN_THREAD_BYTES:
+                await asyncio.to_thread(total.add, silo, masked)
+            else:
+                total.add(silo, masked)
+        self._work.merges.let_go(len(masked))
+
+    def _check_added(self) -> None:
+        """Check that the masked values of all participants are in the sum: else masks are left in it."""
+        masking = self._work.masking
+        if masking is not None and set(masking.total.silos) != set(self._state.participants):
+            raise MaskingError("the masked values of a silo were not added", hint="see the log, and call again")
 
     async def _recruit(self, stage: StageContext, straggler: str) -> None:
         """Wait for a late joiner that can replace a straggler, and ask it."""

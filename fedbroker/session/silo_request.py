@@ -10,19 +10,19 @@ from typing import Any, Final, Literal, TypeAlias
 
 from fedbroker import tracing
 from fedbroker.deadline import Deadline
-from fedbroker.errors import ComputationFailed, DeadlineExceeded, Missing, WireError
+from fedbroker.errors import ComputationFailed, DeadlineExceeded, MaskingError, Missing, WireError
 from fedbroker.log import get_logger
 from fedbroker.session.journal import SessionJournal
 from fedbroker.session.ports import PendingRequest, SessionTransport, StageWork
 from fedbroker.session.report import RequestTimings
-from fedbroker.session.roster import BlobCacheIndex, Member, needs
+from fedbroker.session.roster import BlobCacheIndex, Member
 from fedbroker.session.stage_state import Lost, Outcome, outcome_name, why
 from fedbroker.text import printable, seconds_text
 from fedbroker.transport.coordinator.requests import Dead
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.codec import Buffer
 from fedbroker.wire.limits import Limits
-from fedbroker.wire.messages import MAX_COMPUTATION_NAME, Digest, Done, Failed, Need, Op, WorkItem
+from fedbroker.wire.messages import MAX_COMPUTATION_NAME, Digest, Done, Failed, Need, Op, OptionalDigest, WorkItem
 
 __all__ = ["SiloRequest", "StageContext"]
 
@@ -73,6 +73,7 @@ class StageContext:
         work: the work of the stage.
         deadline: deadline of the stage.
         task_group: runs the tasks of the stage.
+        request: the digest of the stage's masking request; empty if nothing is masked.
         tasks: the tasks that were started.
     """
 
@@ -84,6 +85,7 @@ class StageContext:
     work: StageWork
     deadline: Deadline
     task_group: asyncio.TaskGroup
+    request: OptionalDigest = ""
     tasks: list[asyncio.Task[None]] = field(default_factory=list[asyncio.Task[None]])
 
     def start_task(self, work: Coroutine[Any, Any, None]) -> None:
@@ -150,7 +152,7 @@ class SiloRequest:
         recorded = None if stage.journal is None else stage.journal.answer(stage.work.stage, silo)
         if recorded is not None:
             self.outputs = recorded
-            return await self._read_sequences() or self._recorded_reply(recorded)
+            return await self._check_masked() or await self._read_sequences() or self._recorded_reply(recorded)
         self.timings.bytes_out = self._size(incoming)
         pickup, blob_requests, lost_results = self.pickup, 0, 0
         while blob_requests < MAX_BLOB_REQUESTS:
@@ -196,6 +198,7 @@ class SiloRequest:
             ends_session=stage.work.last,
             defer_above=allowance,
             computation=printable(stage.work.computation, MAX_COMPUTATION_NAME),
+            masking=stage.request,
         )
         self.timings.asked += 1
         self.timings.bytes_out += self._size(inline)
@@ -213,7 +216,7 @@ class SiloRequest:
                 self.timings.fetched = time.monotonic()
                 if stage.journal is not None:
                     await stage.journal.record_answer(stage.work.stage, silo, self.outputs)
-                stage.blob_index.add(self.member, needs(item.ops))
+                stage.blob_index.add(self.member, item.blobs)
         except (DeadlineExceeded, TimeoutError):
             return Lost(silo, "time")
         if isinstance(reply, Need) and not stage.work.blobs.keys() >= set(reply.digests):
@@ -224,17 +227,39 @@ class SiloRequest:
         """Return the failure of a silo whose outputs are not the requested ones; None if they are."""
         if [len(output) for output in self.outputs] != [size for _, size in reply.outputs]:
             return self._invalid("an output is not of the size that was announced")
+        clear, work = self.clear_outputs, self.stage.work
         try:
-            if sum(map(len, self.outputs)) > CHECK_IN_THREAD_BYTES:
-                await asyncio.to_thread(self.stage.work.check, self.outputs, self.clients)
+            if sum(map(len, clear)) > CHECK_IN_THREAD_BYTES:
+                await asyncio.to_thread(work.check, clear, self.clients)
             else:
-                self.stage.work.check(self.outputs, self.clients)
+                work.check(clear, self.clients)
         except WireError as error:
             return self._invalid(error.what, error.hint)
         except Exception as error:  # a gap in our own checks: still the failure of this silo alone
             _log.exception("reply_check_failed", session=self.stage.session_id, silo=self.member.name)
             return self._invalid(f"it cannot be read ({type(error).__name__})")
-        return await self._read_sequences()
+        return await self._check_masked() or await self._read_sequences()
+
+    @property
+    def clear_outputs(self) -> Sequence[Buffer]:
+        """The outputs that are not masked."""
+        return self.outputs if self.stage.work.masking is None else self.outputs[:-1]
+
+    async def _check_masked(self) -> Failed | None:
+        """Return the failure of a silo whose masked values cannot be added to those of the others."""
+        masking = self.stage.work.masking
+        if masking is None:
+            return None
+        masked = self.outputs[-1]
+        try:
+            if len(masked) > CHECK_IN_THREAD_BYTES:
+                shapes = await asyncio.to_thread(masking.total.check, masked)
+            else:
+                shapes = masking.total.check(masked)
+            masking.total.expect(self.member.name, shapes)
+        except MaskingError as error:
+            return self._invalid(error.what, error.hint)
+        return None
 
     async def _read_sequences(self) -> Failed | None:
         """Return the failure of a silo whose outputs cannot be read, or not in time; None if they can."""
@@ -243,7 +268,7 @@ class SiloRequest:
         seconds = READING_SHARE * self.stage.deadline.left()
         try:
             async with asyncio.timeout(seconds):
-                await self.stage.work.read(self.member.name, self.outputs)
+                await self.stage.work.read(self.member.name, self.clear_outputs)
         except WireError as error:
             return self._invalid(error.what, error.hint)
         except ComputationFailed as error:
@@ -254,8 +279,9 @@ class SiloRequest:
 
     def _check_announcement(self, reply: Done) -> Failed | None:
         """Return the failure of a silo that announces outputs other than the requested ones, which are not awaited."""
-        expected, count = self.stage.work.outputs, len(reply.outputs)
-        if expected is not None and count != expected:
+        work, count = self.stage.work, len(reply.outputs)
+        expected = None if work.outputs is None else work.outputs + (work.masking is not None)
+        if count != expected and (expected is not None or (work.masking is not None and count == 0)):
             return self._invalid(f"{count} outputs, and not {expected}")
         if any(size > self.stage.limits.max_blob for _, size in reply.outputs):
             return self._invalid(f"an output of more than {self.stage.limits.max_blob} bytes (max_blob)", _LARGE)

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 
+import msgpack
 import pytest
 
 from fedbroker.errors import JournalError
@@ -50,6 +51,24 @@ async def test_all_records_are_read_back(written, again):
     assert found.answer(1, "jfk") == [b"c"]
     found.forget()
     assert not written.exists()
+
+
+async def test_mask_keys_of_members_are_read_back(tmp_path):
+    members = (Member("ewr", "1", mask_key="ab" * 32, mask_signature="cd" * 64), Member("jfk", "2"))
+    journal = Journal(tmp_path)
+    journal.begin("print", "s1", members, CLIENTS)
+    journal.close()
+    again = Journal(tmp_path)
+    assert again.take("print").members == members
+    again.close()
+
+
+async def test_members_of_an_earlier_version_have_no_mask_keys(tmp_path):
+    record = ["session", "s1", "print", [["ewr", "1", {}], ["jfk", "2", {}]], CLIENTS]
+    (tmp_path / "s1.session").write_bytes(msgpack.packb(record))
+    journal = Journal(tmp_path)
+    assert journal.take("print").members == (Member("ewr", "1"), Member("jfk", "2"))
+    journal.close()
 
 
 async def test_session_is_resumed_once_and_only_by_its_computation(again):

@@ -9,20 +9,19 @@ from hypothesis import strategies as st
 
 from fedbroker.session.roster import BlobCacheIndex, Member, ship
 from fedbroker.wire.limits import DEFAULT_LIMITS
-from fedbroker.wire.messages import Value
 
 MEMBERS = [Member(name, "1") for name in ("ewr", "jfk", "lga")]
 LIMITS = dataclasses.replace(DEFAULT_LIMITS, inline_blob=100, inline_total=150)
 
 
-def programs(**wanted):
-    return {m.name: tuple(Value(i, d) for i, d in enumerate(wanted.get(m.name, ()))) for m in MEMBERS}
+def needs(**wanted):
+    return {m.name: tuple(wanted.get(m.name, ())) for m in MEMBERS}
 
 
 def test_small_blobs_are_inline_large_ones_broadcast_and_own_ones_direct():
     sizes = {"small": 10, "model": 5000, "mine": 5000}
     shipment = ship(
-        programs(ewr=["small", "model", "mine"], jfk=["model"], lga=["model"]), sizes, MEMBERS, BlobCacheIndex(), LIMITS
+        needs(ewr=["small", "model", "mine"], jfk=["model"], lga=["model"]), sizes, MEMBERS, BlobCacheIndex(), LIMITS
     )
     assert shipment.inline["ewr"] == ["small"]
     assert shipment.broadcast == ["model"]
@@ -33,7 +32,7 @@ def test_small_blobs_are_inline_large_ones_broadcast_and_own_ones_direct():
 def test_inline_blob_of_one_silo_is_not_expected_as_a_bulk_message():
     sizes = {"small": 90, "other": 80}
     shipment = ship(
-        programs(ewr=["small"], jfk=["other", "small"], lga=["other", "small"]),
+        needs(ewr=["small"], jfk=["other", "small"], lga=["other", "small"]),
         sizes,
         MEMBERS,
         BlobCacheIndex(),
@@ -47,7 +46,7 @@ def test_inline_blob_of_one_silo_is_not_expected_as_a_bulk_message():
 def test_cached_blob_is_sent_again_only_after_a_restart():
     known = BlobCacheIndex()
     known.add(MEMBERS[0], ["model"])
-    wanted = programs(ewr=["model"])
+    wanted = needs(ewr=["model"])
     assert ship(wanted, {"model": 5000}, MEMBERS, known, LIMITS).direct["ewr"] == []
     reborn = [Member("ewr", "2"), *MEMBERS[1:]]
     assert ship(wanted, {"model": 5000}, reborn, known, LIMITS).direct["ewr"] == ["model"]
@@ -64,7 +63,7 @@ def test_each_silo_gets_each_missing_blob_exactly_once(sizes, data):
     known = BlobCacheIndex()
     for member in MEMBERS:
         known.add(member, data.draw(st.lists(st.sampled_from(sorted(sizes)), unique=True)))
-    shipment = ship(programs(**wanted), sizes, MEMBERS, known, LIMITS)
+    shipment = ship(needs(**wanted), sizes, MEMBERS, known, LIMITS)
     for member in MEMBERS:
         lacking = {digest for digest in wanted[member.name] if not known.has(member, digest)}
         inline = set(shipment.inline[member.name])

@@ -1,0 +1,163 @@
+"""A session's transport whose silos mask: each has the silo's real half of masked sums, and no runtime.
+
+A boundary of our own, so that a session can be driven through many orders of arrival and losses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import numpy as np
+
+from fedbroker.errors import MaskingError, Missing
+from fedbroker.masking.request import decode_request
+from fedbroker.masking.results import write_masked
+from fedbroker.session.masking import StageMasking
+from fedbroker.session.ports import StageWork
+from fedbroker.session.report import Recorder, SessionReport
+from fedbroker.session.roster import BlobCacheIndex, Member
+from fedbroker.session.session import Session
+from fedbroker.session.stage_state import Policy
+from fedbroker.wire.blobs import digest_of
+from fedbroker.wire.messages import Compute, Done, Failed
+from tests.support.masking import COHORT, RINGS, Silos, elements, plain
+from tests.support.recorded_outputs import RecordedOutputs
+
+SESSION = "s"
+INCARNATION = "i1"
+FAIL = Policy()
+
+
+class MaskedLane:
+    """The transport of a session with ``count`` silos that mask.
+
+    Args:
+        count: number of silos.
+        delays: for each silo, how often the event loop turns before it replies.
+        size: number of elements of each tensor, for each silo if it differs.
+        clear: outputs in the clear that each silo sends before its masked values.
+    """
+
+    coordinator_id = "coordinator"
+
+    def __init__(self, count, *, delays=None, sizes=None, clear=()):
+        self.silos = Silos(count)
+        self.delays = delays or {}
+        self.sizes = sizes or {}
+        self.clear = clear
+        self.items = {}
+        self.inline = {}
+        self.stored = {}
+        self.ended = []
+        self.broadcast = []
+
+    @property
+    def names(self):
+        return self.silos.names
+
+    @property
+    def members(self):
+        """The silos as they announced themselves."""
+        return tuple(
+            Member(name, INCARNATION, mask_key=one.mask_key.hex(), mask_signature=one.signature.hex())
+            for name, one in ((name, self.silos.masking[name].member) for name in self.names)
+        )
+
+    def session(self, *, policy=FAIL, stage_timeout=20.0, **options):
+        clients = dict.fromkeys(self.names, 1)
+        recorder = Recorder(SessionReport(session=SESSION, cohort=COHORT, members=self.names))
+        options = {"silo_keys": self.silos.roster, "policy": policy, "recorder": recorder} | options
+        members = options.pop("members", self.members)
+        return Session(SESSION, self, BlobCacheIndex(), members, clients, stage_timeout, **options)
+
+    def work(self, stage=0, work=bytes(32), **options):
+        outputs = (RINGS[:2], RINGS[2:], *(None for _ in self.clear))
+        masking = StageMasking(outputs, work)
+        ops = {name: (*(Compute(at) for at in range(len(outputs))),) for name in self.names}
+        options = {"outputs": len(self.clear), "merges": RecordedOutputs()} | options
+        return StageWork(stage, True, ops, {}, masking=masking, **options)
+
+    # --- the transport ---
+
+    @property
+    def results(self):
+        return self
+
+    def __contains__(self, digest):
+        return digest in self.stored
+
+    async def get(self, digest, deadline, patience):
+        if digest not in self.stored:
+            raise Missing(digest, "lost")
+        return self.stored[digest]
+
+    def pinned(self, digests):
+        return contextlib.nullcontext()
+
+    def spent(self, digest):
+        self.stored.pop(digest, None)
+
+    async def fetch(self, silo, session_id, stage, incarnation):
+        pass
+
+    async def trouble(self):
+        return None
+
+    async def send_blob(self, digest, data, *, silo, deadline, session_id=""):
+        self.broadcast.append((digest, silo))
+
+    async def end_session(self, silo, session_id, incarnation):
+        self.ended.append(silo)
+
+    @contextlib.asynccontextmanager
+    async def start_request(self, item, inline, deadline, *, unread=None):
+        self.items[item.silo] = item
+        self.inline[item.silo] = dict(inline)
+        yield _Pending(self, item)
+
+    # --- a silo ---
+
+    async def reply(self, item):
+        """Return a silo's reply to a work item."""
+        for _ in range(self.delays.get(item.silo, 0)):
+            await asyncio.sleep(0)
+        try:
+            outputs = self.masked(item, self.inline[item.silo][item.masking])
+        except MaskingError as error:
+            return Failed(item.session_id, item.stage, item.silo, INCARNATION, "refused", error.what)
+        return self.done(item, outputs)
+
+    def masked(self, item, blob):
+        request = decode_request(blob)
+        members, where = request.checked_members(), request.occasion(item.session_id, item.stage)
+        values = elements(plain(item.silo, self.sizes.get(item.silo, 7)))
+        self.silos.masking[item.silo].add_masks(values, members, where, self.silos.roster)
+        return self.packed(values)
+
+    def packed(self, values):
+        return [*self.clear, write_masked([(found.size,) for _, found in values], values)]
+
+    def done(self, item, outputs):
+        digests = [digest_of(output) for output in outputs]
+        self.stored |= dict(zip(digests, outputs, strict=True))
+        sizes = tuple((digest, len(output)) for digest, output in zip(digests, outputs, strict=True))
+        return Done(item.session_id, item.stage, item.silo, INCARNATION, sizes, 0.0)
+
+
+class _Pending:
+    def __init__(self, lane, item):
+        self.lane, self.item, self.replied = lane, item, False
+
+    async def next_response(self):
+        if self.replied:
+            await asyncio.Event().wait()
+        self.replied = True
+        return await self.lane.reply(self.item)
+
+
+def totals(work):
+    """Return the sum of a stage as lists of integers."""
+    dtypes = ("int32", "int32", "int64", "uint64")
+    found = zip(work.masking.total.elements, dtypes, strict=True)
+    return [ring.values(one, np.dtype(dtype)).tolist() for (ring, one), dtype in found]
