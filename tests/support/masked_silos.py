@@ -132,7 +132,7 @@ class MaskedLane:
         request = decode_request(blob)
         members, where = request.checked_members(), request.occasion(item.session_id, item.stage)
         values = elements(plain(item.silo, self.sizes.get(item.silo, 7)))
-        self.silos.masking[item.silo].add_masks(values, members, where, self.silos.roster)
+        self.silos.mask(item.silo, values, members, where, request.contributors())
         return self.packed(values)
 
     def packed(self, values):
