@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from fedbroker.broker import PrivateBroker
 from fedbroker.credentials import write_private
 from fedbroker.deadline import Deadline
 from fedbroker.errors import CohortError, UsageError
+from fedbroker.masking.roster import new_roster, write_roster
 from fedbroker.narrowing import is_dict
 from fedbroker.trust.keyring import SECRET, keys_table
 from fedbroker.trust.keys import Identity
@@ -36,6 +38,7 @@ POLICY: Mapping[str, object] = MappingProxyType({"client_results": "refuse", "mi
 
 READY_SECONDS = 30.0
 STOP_SECONDS = 10.0
+_ROSTER = "cohort.roster"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,8 @@ class LocalCohort:
         silos: its processes, by silo name.
         broker: the private node, or None if a URL was given.
         keys: for a context's ``keys=``, if messages are signed; else None.
+        roster: the file with the silos' roster of masked sums, if messages are signed; else None. The secret of the
+            administrator who signed it is next to it, in ``administrator.key``.
     """
 
     url: str
@@ -55,6 +60,7 @@ class LocalCohort:
     silos: Mapping[str, SiloProcess]
     broker: PrivateBroker | None
     keys: Path | None = None
+    roster: Path | None = None
 
     def __repr__(self) -> str:
         return f"LocalCohort(cohort={self.cohort!r}, silos={sorted(self.silos)})"
@@ -169,7 +175,7 @@ def local_cohort(
         policy: keys of each silo's ``[policy]`` that add to or replace :data:`POLICY`, such as ``{"client_results":
             "allow"}`` for a test of single clients' values.
         security: if messages are signed, or signed and sealed, each silo has a key of its own, and ``keys`` of the
-            yielded cohort is for the context.
+            yielded cohort is for the context. All silos are then in a roster, so that they take part in masked sums.
 
     Yields:
         The cohort; all of its silos are ready.
@@ -187,7 +193,9 @@ def local_cohort(
         root = Path(directory or stack.enter_context(tempfile.TemporaryDirectory(prefix="fedbroker-cohort-")))
         processes: dict[str, SiloProcess] = {}
         stack.callback(_stop_all, processes)
-        keys, secured = (None, {}) if security == "none" else _make_keys(root, list(by_name), seal=security == "seal")
+        keys, roster, secured = None, None, dict[str, Mapping[str, object]]()
+        if security != "none":
+            keys, roster, secured = _make_keys(root, cohort, list(by_name), seal=security == "seal")
         for name, own in by_name.items():
             settings = {
                 "name": name,
@@ -201,7 +209,7 @@ def local_cohort(
         deadline = Deadline.after(READY_SECONDS)
         for process in processes.values():
             process.wait_ready(deadline)
-        yield LocalCohort(broker, cohort, processes, node, keys)
+        yield LocalCohort(broker, cohort, processes, node, keys, roster)
 
 
 def _prepare(
@@ -220,18 +228,31 @@ def _prepare(
     return SiloProcess(directory)
 
 
-def _make_keys(root: Path, silos: Sequence[str], *, seal: bool) -> tuple[Path, dict[str, Mapping[str, object]]]:
-    """Write the secrets of a coordinator and silos; return its table of keys and their tables ``[security]``."""
-    own, publics = Identity.generate(), dict[str, object]()
-    tables: dict[str, Mapping[str, object]] = {}
-    for name in silos:
-        identity = Identity.generate()
+def _make_keys(
+    root: Path, cohort: str, silos: Sequence[str], *, seal: bool
+) -> tuple[Path, Path, dict[str, Mapping[str, object]]]:
+    """Write the secrets of an administrator, a coordinator and silos, and what each of them knows of the others.
+
+    Returns:
+        The coordinator's table of keys, the roster, and the silos' tables ``[security]``.
+    """
+    coordinator, administrator = Identity.generate(), Identity.generate()
+    identities = {name: Identity.generate() for name in silos}
+    publics = {name: identity.public for name, identity in identities.items()}
+    for name, identity in identities.items():
         write_private(root / name / SECRET, identity.reveal())
-        publics[name] = identity.public
-        tables[name] = {"secret_file": SECRET, "coordinators": [str(own.public)]}
-    write_private(root / SECRET, own.reveal())
+    write_private(root / SECRET, coordinator.reveal())
+    write_private(root / "administrator.key", administrator.reveal())
     write_private(root / "keys.toml", keys_table(publics, seal=seal))
-    return root / "keys.toml", tables
+    roster = write_roster(new_roster(cohort, publics, time.time()), administrator)
+    write_private(root / _ROSTER, roster.decode())
+    table = {
+        "secret_file": SECRET,
+        "coordinators": [str(coordinator.public)],
+        "roster_key": str(administrator.public),
+        "roster": f"../{_ROSTER}",
+    }
+    return root / "keys.toml", root / _ROSTER, dict.fromkeys(silos, table)
 
 
 def _lines(table: Mapping[str, object]) -> str:

@@ -16,13 +16,16 @@ from fedbroker.errors import ConfigError
 from fedbroker.trust.keys import Identity, Public, joined
 from fedbroker.wire.messages import Name
 
-__all__ = ["Roster", "parse_roster", "write_roster"]
+__all__ = ["LIFETIME", "Roster", "new_roster", "parse_roster", "write_roster"]
 
 HEADER: Final = b"fedbroker roster 1\n"
 """The first line of a roster file; the rest is JSON, in which the signed bytes can be embedded as they are."""
 
 LAST_SECOND: Final = 253402300799.0
 """The end of the year 9999, in seconds since 1970: later times are no date."""
+
+LIFETIME: Final = 90 * 86400.0
+"""Seconds until a roster expires, by default: as long as a silo that gets no new roster trusts a revoked one."""
 
 
 class Roster(msgspec.Struct, frozen=True):
@@ -80,6 +83,41 @@ class Roster(msgspec.Struct, frozen=True):
         """
         if self.expires < now:
             raise ConfigError(f"roster {self.serial} expired on {self.last_day}", hint=NEWEST)
+
+
+def new_roster(
+    cohort: str,
+    silos: Mapping[str, Public],
+    now: float,
+    previous: Roster | None = None,
+    lifetime: float = LIFETIME,
+) -> Roster:
+    """Return the roster that follows the previous one.
+
+    Its number is the time, or one more than the previous number if that is greater: so it grows even where the
+    previous roster was lost.
+
+    Args:
+        cohort: the cohort's name.
+        silos: the public keys by name.
+        now: seconds since 1970.
+        previous: the previous roster; None for the first one.
+        lifetime: seconds until the new one expires.
+
+    Raises:
+        ConfigError: two silos have the same public key, or the roster would outlive the year 9999.
+    """
+    names: dict[Public, str] = {}
+    for name, key in silos.items():
+        if key in names:
+            raise ConfigError(
+                f"silos {names[key]!r} and {name!r} have the same public key", hint="give each silo a key of its own"
+            )
+        names[key] = name
+    if not now + lifetime <= LAST_SECOND:
+        raise ConfigError("the roster would expire after the year 9999", hint="give it a shorter time")
+    serial = max(int(now), 0 if previous is None else previous.serial + 1)
+    return Roster(cohort, serial, now + lifetime, {name: str(key) for name, key in sorted(silos.items())})
 
 
 class _File(msgspec.Struct, frozen=True):

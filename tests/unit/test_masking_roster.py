@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fedbroker.errors import ConfigError
-from fedbroker.masking.roster import Roster, parse_roster, write_roster
+from fedbroker.masking.roster import Roster, new_roster, parse_roster, write_roster
 from fedbroker.trust import Identity
 
 ADMINISTRATOR, OTHER = Identity(b"a" * 32), Identity(b"o" * 32)
@@ -77,3 +77,22 @@ def test_a_silo_must_be_in_the_roster_with_its_own_key():
         roster().check_member("lga", EWR.public)
     with pytest.raises(ConfigError, match="roster 1 has another public key for silo 'ewr'"):
         roster().check_member("ewr", JFK.public)
+
+
+def test_numbers_of_rosters_grow_with_the_time_and_with_each_roster():
+    silos = {"jfk": JFK.public, "ewr": EWR.public}
+    first = new_roster("airports", silos, NOW, lifetime=10)
+    assert (first.serial, first.expires, list(first.silos)) == (1000, 1010.0, ["ewr", "jfk"])
+    assert new_roster("airports", silos, NOW, first).serial == 1001
+    assert new_roster("airports", silos, NOW - 500, first).serial == 1001  # the clock went back
+    assert new_roster("airports", silos, NOW + 500).serial == 1500  # the first roster was lost
+    assert read(write_roster(first, ADMINISTRATOR)) == first
+
+
+def test_one_silo_with_two_names_gets_no_roster():
+    with pytest.raises(ConfigError, match="silos 'ewr' and 'jfk' have the same public key"):
+        new_roster("airports", {"ewr": EWR.public, "jfk": EWR.public}, NOW)
+    with pytest.raises(ConfigError, match="year 9999"):
+        new_roster("airports", {"ewr": EWR.public}, NOW, lifetime=1e12)
+    with pytest.raises(ConfigError, match="year 9999"):
+        new_roster("airports", {"ewr": EWR.public}, NOW, lifetime=float("nan"))
