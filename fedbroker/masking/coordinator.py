@@ -7,7 +7,8 @@ those that are not.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -15,8 +16,9 @@ import numpy as np
 from fedbroker.errors import MaskingError
 from fedbroker.masking.members import MaskKey, Members
 from fedbroker.masking.offers import Offer, check_distinct, check_offer, sharing_of, threshold_of
-from fedbroker.masking.pairwise import Masked, Occasion, add, apply_stream, own_stream, pair_stream
+from fedbroker.masking.pairwise import Masked, Occasion, add, apply_streams, own_stream, pair_stream
 from fedbroker.masking.shares import reconstruct
+from fedbroker.masking.streams import Stream
 from fedbroker.masking.survivors import Revealed, Survivors, is_signed
 from fedbroker.trust.keys import Public
 
@@ -135,24 +137,29 @@ class CoordinatorSum:
         assert total is not None
         self._check_count(len(self._revealed), "revealed their shares")
         total = [(ring, np.copy(elements)) for ring, elements in total]
+        streams = self._streams(survivors)
+        while group := list(islice(streams, _STREAMS)):
+            apply_streams(total, group)
+        return total
+
+    def _streams(self, survivors: Survivors) -> Iterator[tuple[Stream, bool]]:
+        """Yield the masks that the sum still has, each with True if it is to be subtracted."""
         for silo in survivors.names:
             seed = self._secret(silo, {name: revealed.seeds[silo] for name, revealed in self._revealed.items()})
             if hashlib.sha256(seed).digest() != self._offers[silo].commitment:
                 raise MaskingError(f"the shares of silo {silo!r} do not fit", hint=_SILO)
-            apply_stream(total, own_stream(seed, survivors.sharing), negative=True)
+            yield own_stream(seed, survivors.sharing), True
         for silo in sorted(set(self._offers) - set(survivors.names)):
             shares = {name: revealed.keys[silo] for name, revealed in self._revealed.items()}
-            self._remove_pair_masks(total, silo, MaskKey(self._secret(silo, shares)), survivors)
-        return total
+            yield from self._pair_streams(silo, MaskKey(self._secret(silo, shares)), survivors)
 
-    def _remove_pair_masks(self, total: Masked, dropped: str, key: MaskKey, survivors: Survivors) -> None:
-        """Remove the masks that the survivors share with a dropped member."""
+    def _pair_streams(self, dropped: str, key: MaskKey, survivors: Survivors) -> Iterator[tuple[Stream, bool]]:
+        """Yield the masks that the survivors share with a dropped member."""
         if key.public != self._offers[dropped].stage_key:
             raise MaskingError(f"the shares of silo {dropped!r} do not fit", hint=_SILO)
         for silo in survivors.names:
-            stream = pair_stream(key, self._offers[silo].stage_key, survivors.sharing)
             # The survivor has subtracted the mask if the dropped member comes first.
-            apply_stream(total, stream, negative=dropped > silo)
+            yield pair_stream(key, self._offers[silo].stage_key, survivors.sharing), dropped > silo
 
     def _secret(self, silo: str, shares: Mapping[str, bytes]) -> bytes:
         try:
@@ -178,6 +185,7 @@ def _for(holder: str, offer: Offer) -> Offer:
     return Offer(offer.stage_key, offer.commitment, offer.signature, sealed)
 
 
+_STREAMS: Final = 64  # applied at a time, so that the sum is read few times and few ciphers are held
 _LATE: Final = "nothing is lost: it takes part in the next stage"
 _AGAIN: Final = "silos were lost: call again"
 _SILO: Final = "compare the versions of both ends, and ask the silo's administrator"

@@ -13,10 +13,10 @@ from typing import Final
 from fedbroker.errors import MaskingError
 from fedbroker.masking.members import CHANGED, MaskKey
 from fedbroker.masking.rings import Elements, Ring
-from fedbroker.masking.streams import Stream
+from fedbroker.masking.streams import Stream, apply_masks
 from fedbroker.trust.keys import derived, joined
 
-__all__ = ["Masked", "Occasion", "add", "add_pair_masks", "apply_stream", "own_stream", "pair_stream"]
+__all__ = ["Masked", "Occasion", "add", "add_pair_masks", "apply_streams", "own_stream", "pair_stream", "pair_streams"]
 
 Masked = list[tuple[Ring, Elements]]
 """The values of one silo, or a sum of them: elements of a ring for each masked tensor, in the plan's order."""
@@ -74,16 +74,29 @@ def add_pair_masks(values: Masked, silo: str, peers: Sequence[str], stream_with:
     Raises:
         MaskingError: it is among its own peers.
     """
-    for peer in peers:
-        if peer == silo:
-            raise MaskingError(f"silo {silo!r} is twice in a masked sum", hint=CHANGED)
-        apply_stream(values, stream_with(peer), negative=peer < silo)
+    apply_streams(values, pair_streams(silo, peers, stream_with))
 
 
-def apply_stream(values: Masked, stream: Stream, *, negative: bool = False) -> None:
-    """Add a stream's masks to values, in place and in their order, or subtract them."""
+def pair_streams(silo: str, peers: Sequence[str], stream_with: Callable[[str], Stream]) -> list[tuple[Stream, bool]]:
+    """Return the streams that a member shares with its peers, each with True if the member subtracts it.
+
+    Raises:
+        MaskingError: it is among its own peers.
+    """
+    if silo in peers:
+        raise MaskingError(f"silo {silo!r} is twice in a masked sum", hint=CHANGED)
+    return [(stream_with(peer), peer < silo) for peer in peers]
+
+
+def apply_streams(values: Masked, streams: Sequence[tuple[Stream, bool]]) -> None:
+    """Add the masks of streams to values, in place and in their order.
+
+    Args:
+        values: the values.
+        streams: the streams, each with True if its masks are subtracted.
+    """
     for ring, elements in values:
-        stream.mask(ring, elements, negative=negative)
+        apply_masks(ring, elements, streams)
 
 
 def add(total: Masked, part: Masked) -> None:

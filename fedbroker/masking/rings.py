@@ -6,6 +6,7 @@ are taken modulo m. So a masked sum has the same bits as an open one, overflow i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -22,6 +23,12 @@ Elements: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
 MAX_WIDTH: Final = 8  # bytes of the widest integer that NumPy and TensorFlow have
 
 _BYTE_BITS: Final = 8
+
+_HALF: Final = 1 << 63
+"""Sums of two elements below this fit into 64 bits."""
+
+_PARTS: Final = {3: (2, 1), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
+"""The integers that NumPy copies together, for the widths that are no integer of their own: 5 bytes are 4 and 1."""
 
 
 class Ring(msgspec.Struct, frozen=True, array_like=True):
@@ -80,25 +87,34 @@ class Ring(msgspec.Struct, frozen=True, array_like=True):
         return ((wide ^ np.uint64(sign)) - np.uint64(sign)).astype(np.int64).astype(dtype)
 
     def add(self, total: Elements, part: Elements) -> None:
-        """Add ``part`` to ``total``, in place."""
+        """Add ``part`` to ``total``, in place; elements of a modular ring are below its modulus."""
         if not self.modulus:
             np.add(total, part, out=total)
-            return
-        left = np.uint64(self.modulus) - part  # never overflows, where the sum of the two may
-        np.copyto(total, np.where(total >= left, total - left, total + part))
+        elif self.modulus <= _HALF:
+            total += part  # does not wrap around, and so is the greater of the two where it is below the modulus
+            np.minimum(total, total - np.uint64(self.modulus), out=total)
+        else:
+            left = np.uint64(self.modulus) - part  # never overflows, where the sum of the two may
+            np.copyto(total, np.where(total >= left, total - left, total + part))
 
     def subtract(self, total: Elements, part: Elements) -> None:
-        """Subtract ``part`` from ``total``, in place."""
+        """Subtract ``part`` from ``total``, in place; elements of a modular ring are below its modulus."""
         if not self.modulus:
             np.subtract(total, part, out=total)
-            return
-        np.copyto(total, np.where(total >= part, total - part, total + (np.uint64(self.modulus) - part)))
+        elif self.modulus <= _HALF:
+            total -= part  # below zero it wraps around to a number above all elements
+            np.minimum(total, total + np.uint64(self.modulus), out=total)
+        else:
+            np.copyto(total, np.where(total >= part, total - part, total + (np.uint64(self.modulus) - part)))
 
     def pack(self, elements: Elements) -> bytes:
         """Return elements as bytes, ``width`` for each, the lowest first."""
         if self.width == self.carrier.itemsize:
             return elements.tobytes()
-        return elements.view(np.uint8).reshape(-1, self.carrier.itemsize)[:, : self.width].tobytes()
+        packed = bytearray(elements.size * self.width)
+        for wide, narrow in self._parts(np.ascontiguousarray(elements), packed):
+            narrow[:] = wide
+        return bytes(packed)
 
     def unpack(self, data: bytes | memoryview) -> Elements:
         """Return the elements that :meth:`pack` returned as bytes.
@@ -106,18 +122,29 @@ class Ring(msgspec.Struct, frozen=True, array_like=True):
         Raises:
             MaskingError: the bytes are not whole elements of this ring.
         """
-        raw = np.frombuffer(data, np.uint8)
-        if raw.size % self.width:
-            raise MaskingError(f"{raw.size} bytes are not elements of {self.width} bytes each", hint=_SAME_VERSION)
+        count, rest = divmod(len(data), self.width)
+        if rest:
+            raise MaskingError(f"{len(data)} bytes are not elements of {self.width} bytes each", hint=_SAME_VERSION)
         if self.width == self.carrier.itemsize:
-            elements = raw.view(self.carrier).copy()
+            elements = np.frombuffer(data, self.carrier).copy()
         else:
-            padded = np.zeros((raw.size // self.width, self.carrier.itemsize), np.uint8)
-            padded[:, : self.width] = raw.reshape(-1, self.width)
-            elements = padded.view(self.carrier).reshape(-1)
+            elements = np.zeros(count, self.carrier)
+            for wide, narrow in self._parts(elements, data):
+                wide[:] = narrow
         if self.modulus and elements.size and elements.max() >= self.modulus:
             raise MaskingError(f"an element is not below its modulus {self.modulus}", hint=_SAME_VERSION)
         return elements
+
+    def _parts(self, elements: Elements, packed: bytes | bytearray | memoryview) -> Iterator[tuple[Elements, Elements]]:
+        """Yield views of the same parts of all elements: in memory, and where they are packed."""
+        start = 0
+        for size in _PARTS[self.width] if elements.size else ():
+            shape, dtype = elements.shape, np.dtype(f"<u{size}")
+            yield (
+                np.ndarray(shape, dtype, elements, start, (self.carrier.itemsize,)),
+                np.ndarray(shape, dtype, packed, start, (self.width,)),
+            )
+            start += size
 
     def _truncated(self, elements: Elements) -> Elements:
         """Return elements without the carrier's bits above the ring's width."""

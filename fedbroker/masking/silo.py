@@ -24,7 +24,15 @@ from fedbroker.masking.offers import (
     sharing_of,
     threshold_of,
 )
-from fedbroker.masking.pairwise import Masked, Occasion, add_pair_masks, apply_stream, own_stream, pair_stream
+from fedbroker.masking.pairwise import (
+    Masked,
+    Occasion,
+    add_pair_masks,
+    apply_streams,
+    own_stream,
+    pair_stream,
+    pair_streams,
+)
 from fedbroker.masking.survivors import Revealed, Survivors, check_signatures, signed_survivors
 from fedbroker.trust.keys import Identity, Public
 
@@ -212,11 +220,11 @@ class DropoutSum:
                 shares[silo] = self._opened(silo, offers[silo])
         check_distinct(offers)
         sharing = sharing_of(self._occasion, offers)
-        self._offers, self._shares, self._sharing = dict(offers), shares, sharing
         key = self._dealt.key
-        apply_stream(values, own_stream(self._dealt.seed, sharing))
         peers = [silo for silo in sorted(offers) if silo != own.silo]
-        add_pair_masks(values, own.silo, peers, lambda peer: pair_stream(key, offers[peer].stage_key, sharing))
+        streams = pair_streams(own.silo, peers, lambda peer: pair_stream(key, offers[peer].stage_key, sharing))
+        self._offers, self._shares, self._sharing = dict(offers), shares, sharing
+        apply_streams(values, [(own_stream(self._dealt.seed, sharing), False), *streams])
 
     def sign(self, survivors: Sequence[str]) -> bytes:
         """Sign the list of members whose masked values have arrived: one list for each stage.

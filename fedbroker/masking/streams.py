@@ -6,24 +6,41 @@ zero. Both ends of a pair draw the same masks, in the same order, however long t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 from fedbroker.masking.rings import Elements, Ring
 
-__all__ = ["PIECE", "Stream"]
+__all__ = ["PIECE", "Stream", "apply_masks"]
 
 PIECE: Final = 1 << 18
 """Bytes of a keystream that are drawn at a time: they stay in the processor's cache, and memory stays flat."""
 
 _ZERO_COUNTER: Final = bytes(16)
-_ZEROS: Final = bytes(PIECE)  # encrypted zeros are the keystream itself
+_ZEROS: Final = memoryview(bytes(PIECE))  # encrypted zeros are the keystream itself
+_SPARE_BYTES: Final = 15  # OpenSSL wants room for a block more than it writes
 _DRAW_BYTES: Final = 8  # bytes of one draw for a modular ring
 _SIZE: Final = 1 << 64  # number of values of a draw
+
+
+class _Room:
+    """Memory for one piece of masks, used for all pieces in turn."""
+
+    def __init__(self) -> None:
+        self.drawn: Final = bytearray(PIECE + _SPARE_BYTES)
+        self.below: npt.NDArray[np.uint64] | None = None  # only modular rings need it
+
+    def modular(self, count: int) -> npt.NDArray[np.uint64]:
+        """Return room for masks of a modular ring."""
+        if self.below is None:
+            self.below = np.empty(PIECE // _DRAW_BYTES, np.uint64)
+        return self.below[:count]
 
 
 class Stream:
@@ -48,34 +65,54 @@ class Stream:
             total: the elements.
             negative: subtract the masks.
         """
-        apply = ring.subtract if negative else ring.add
-        step = PIECE // _DRAW_BYTES if ring.modulus else PIECE // ring.carrier.itemsize
-        for start in range(0, total.size, step):
-            piece = total[start : start + step]
-            apply(piece, self._below(ring.modulus, piece.size) if ring.modulus else self._drawn(ring, piece.size))
+        apply_masks(ring, total, [(self, negative)])
 
-    def _drawn(self, ring: Ring, count: int) -> Elements:
-        """Return elements of a ring of a power of two; the bits above its width are of no consequence."""
-        return np.frombuffer(self._bytes(count * ring.carrier.itemsize), ring.carrier)
+    def next_masks(self, ring: Ring, count: int, room: _Room) -> Elements:
+        """Return the next masks; they lie in ``room`` until it is used again."""
+        if ring.modulus:
+            return self._below(ring.modulus, room.modular(count), room.drawn)
+        # The bits of a carrier above its ring's width are of no consequence.
+        return self._drawn(count, ring.carrier, room.drawn)
 
-    def _below(self, modulus: int, count: int) -> Elements:
-        """Return uniform values from 0 to ``modulus`` - 1.
+    def _drawn(self, count: int, dtype: npt.DTypeLike, room: bytearray) -> Elements:
+        self._cipher.update_into(_ZEROS[: count * np.dtype(dtype).itemsize], room)
+        return np.frombuffer(room, dtype, count)
+
+    def _below(self, modulus: int, masks: npt.NDArray[np.uint64], room: bytearray) -> Elements:
+        """Fill ``masks`` with uniform values from 0 to ``modulus`` - 1, and return them.
 
         A draw at or above the largest multiple of the modulus is rejected: reduced, it would favour small values.
         Exactly as many values are drawn as are still missing, so that pieces of any length give the same values.
         """
         limit = _SIZE // modulus * modulus
-        accepted: list[Elements] = []
-        missing = count
-        while missing:
-            drawn = np.frombuffer(self._bytes(missing * _DRAW_BYTES), "<u8")
+        filled = 0
+        while filled < masks.size:
+            drawn = self._drawn(masks.size - filled, "<u8", room)
             if limit < _SIZE:
                 drawn = drawn[drawn < np.uint64(limit)]
-            accepted.append(drawn % np.uint64(modulus))
-            missing -= drawn.size
-        return np.concatenate(accepted) if len(accepted) != 1 else accepted[0]
+            masks[filled : filled + drawn.size] = drawn
+            filled += drawn.size
+        # NumPy divides by one number several times faster than it takes a remainder.
+        multiples = masks // np.uint64(modulus)
+        multiples *= np.uint64(modulus)
+        masks -= multiples
+        return masks
 
-    def _bytes(self, count: int) -> bytes:
-        if count <= PIECE:
-            return self._cipher.update(_ZEROS[:count])
-        return b"".join(self._cipher.update(_ZEROS[: min(PIECE, count - at)]) for at in range(0, count, PIECE))
+
+def apply_masks(ring: Ring, total: Elements, streams: Sequence[tuple[Stream, bool]]) -> None:
+    """Add the next masks of several streams to elements, in place.
+
+    All streams are applied to one piece before the next, so that the piece is in the processor's cache.
+
+    Args:
+        ring: the elements' ring; the masks are uniform in it.
+        total: the elements.
+        streams: the streams, each with True if its masks are subtracted.
+    """
+    step = PIECE // ring.carrier.itemsize
+    room = _Room()
+    for start in range(0, total.size, step):
+        piece = total[start : start + step]
+        for stream, negative in streams:
+            apply = ring.subtract if negative else ring.add
+            apply(piece, stream.next_masks(ring, piece.size, room))

@@ -66,6 +66,16 @@ def test_values_survive_a_narrow_ring_and_the_wire(width, data):
     assert ring.unpack(ring.pack(total)).tolist() == ring.elements(2 * values).tolist()
 
 
+@given(st.integers(1, 8), st.integers(0, 40), st.booleans())
+def test_packed_elements_are_their_lowest_bytes(width, count, strided):
+    ring = Ring(width)
+    numbers = np.random.default_rng(count).integers(0, 1 << 63, 2 * count, np.uint64).astype(ring.carrier)
+    elements = numbers[::2] if strided else numbers[:count]
+    expected = b"".join(int(number).to_bytes(8, "little")[:width] for number in elements)
+    assert ring.pack(elements) == expected
+    assert ring.unpack(memoryview(expected)).tolist() == [int(one) & ((1 << 8 * width) - 1) for one in elements]
+
+
 def test_elements_are_flat_and_own_their_memory():
     values = np.arange(6, dtype=np.int32).reshape(2, 3)
     elements = ring_of(np.int32).elements(values)

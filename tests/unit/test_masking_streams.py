@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fedbroker.masking import streams
 from fedbroker.masking.rings import Ring
-from fedbroker.masking.streams import Stream
+from fedbroker.masking.streams import Stream, apply_masks
 
 KEY = bytes(range(32))
 RINGS = st.one_of(st.integers(1, 8).map(Ring), st.integers(1, (1 << 64) - 1).map(lambda modulus: Ring(8, modulus)))
@@ -25,6 +25,23 @@ def masks(ring, count, key=KEY):
 def test_masks_are_the_keystream_of_aes_in_counter_mode():
     expected = Cipher(algorithms.AES(KEY), modes.CTR(bytes(16))).encryptor().update(bytes(64))
     assert masks(Ring(4), 16).tobytes() == expected
+
+
+@pytest.mark.parametrize("modulus", [1, 2, 10, 1 << 40, (1 << 63) - 1, 1 << 63, (1 << 63) + 1, (1 << 64) - 1])
+def test_masks_of_a_modular_ring_are_the_remainders_of_accepted_draws(modulus):
+    keystream = Cipher(algorithms.AES(KEY), modes.CTR(bytes(16))).encryptor().update(bytes(8 * 400))
+    draws = [int.from_bytes(keystream[at : at + 8], "little") for at in range(0, len(keystream), 8)]
+    accepted = [draw % modulus for draw in draws if draw < (1 << 64) // modulus * modulus]
+    assert masks(Ring(8, modulus), 100).tolist() == accepted[:100]
+
+
+@given(RINGS, st.lists(st.tuples(st.binary(min_size=32, max_size=32), st.booleans()), max_size=4))
+def test_several_streams_at_once_are_the_same_as_one_after_another(ring, keys):
+    together, apart = np.zeros(100, ring.carrier), np.zeros(100, ring.carrier)
+    apply_masks(ring, together, [(Stream(key), negative) for key, negative in keys])
+    for key, negative in keys:
+        Stream(key).mask(ring, apart, negative=negative)
+    assert together.tolist() == apart.tolist()
 
 
 @given(RINGS, st.lists(st.integers(0, 50), min_size=1, max_size=6))
