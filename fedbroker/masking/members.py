@@ -18,7 +18,7 @@ from fedbroker.errors import MaskingError
 from fedbroker.trust.keys import KEY_BYTES, SIGNATURE_BYTES, Identity, Public, derived, joined
 from fedbroker.wire.messages import Id, Name
 
-__all__ = ["CHANGED", "MIN_MEMBERS", "MaskKey", "Member", "Members", "check_members"]
+__all__ = ["CHANGED", "MAX_MEMBERS", "MIN_MEMBERS", "MaskKey", "Member", "Members", "check_members"]
 
 MIN_MEMBERS: Final = 3
 """With two members, each learns the other's value from the sum."""

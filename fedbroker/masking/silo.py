@@ -106,12 +106,16 @@ class SiloMasking:
             raise MaskingError("a masked sum is for other members than those it names", hint=CHANGED)
         self._own(roster).check_hidden(members.names, contributors)
         check_members(members, self._cohort, roster)
-        if _taken(occasion) in self._used:
+        if self.has_masked(occasion):
             raise MaskingError("this silo has masked for this stage before", hint=_AGAIN)
         if len(self._used) >= MAX_OCCASIONS:
             raise MaskingError(
                 f"this silo has used its mask key for {MAX_OCCASIONS} sums", hint="restart the silo: it makes a new key"
             )
+
+    def has_masked(self, occasion: Occasion) -> bool:
+        """Return whether this silo has masked for these members and this stage before, with this work or other work."""
+        return _taken(occasion) in self._used
 
     def add_masks(
         self,

@@ -143,7 +143,7 @@ def test_failures_that_depend_on_data_are_counted(error, counts):
     again = failed_reply(ITEM, "ewr", "i", ComputationFailed("INTERNAL", "no"), guard=guard, by="one")
     assert (again.error_type, again.rule) == ("refused", "max_failures")
     with pytest.raises(PolicyRefused, match="has failed 1 times"):
-        guard.check_outputs(ITEM, [], "one")
+        guard.count_outputs(ITEM, [], "one")
 
 
 def test_failure_counts_of_coordinators_are_separate(monkeypatch):

@@ -18,9 +18,12 @@ from fedbroker.transport import SiloTransport, refusal_delays, until_free
 from fedbroker.trust.replays import Accepted as AcceptedMessage
 from fedbroker.wire.messages import Announce
 from fedbroker_worker import worker_version
+from fedbroker_worker.masking.keys import MaskKeys
+from fedbroker_worker.masking.sums import SiloSums
 from fedbroker_worker.policy.accepted import accepted_file
 from fedbroker_worker.policy.audit import AuditLog
 from fedbroker_worker.policy.guard import Guard
+from fedbroker_worker.roster import roster_file
 from fedbroker_worker.sources.catalog import Catalog
 from fedbroker_worker.threads import in_thread
 from fedbroker_worker.work.sessions import Sessions
@@ -124,6 +127,12 @@ class SiloService:
             renew_seconds=silo.renew_seconds,
             enrolled=silo.enrolled,
         )
+        self._mask_keys = self._sums = None
+        rosters = roster_file(settings)
+        if settings.keys is not None and rosters is not None:
+            fewest = settings.policy.min_sum_silos
+            self._mask_keys = MaskKeys(silo.cohort, silo.name, self._incarnation, settings.keys.own, fewest)
+            self._sums = SiloSums(self._mask_keys, rosters, fewest)
         self._sessions = Sessions(self._runtimes, silo.max_sessions)
         self._reply_cache = ReplyCache(silo.blob_cache_bytes)
         audit_file = settings.policy.audit_file
@@ -138,6 +147,7 @@ class SiloService:
             limits=limits,
             patience=patience,
             audit=self._audit,
+            sums=self._sums,
         )
         self._accepted = accepted_file(settings)
         self._tasks = WorkTasks(
@@ -263,6 +273,7 @@ class SiloService:
         )
 
     def _announcement(self) -> Announce:
+        member = self._mask_keys.member if self._mask_keys is not None else None
         return Announce(
             cohort=self._settings.cohort,
             silo=self._settings.name,
@@ -272,6 +283,8 @@ class SiloService:
             version=self._version,
             capabilities=CAPABILITIES,
             in_flight=len(self._tasks),
+            mask_key=member.mask_key.hex() if member is not None else "",
+            mask_signature=member.signature.hex() if member is not None else "",
         )
 
 

@@ -29,10 +29,11 @@ from fedbroker.graphs.expressions import (
 from fedbroker.graphs.reductions import Total
 from fedbroker.lru import LruMap
 from fedbroker.runtime.protos import computation_pb2
+from fedbroker.runtime.values import is_dealt
 from fedbroker.wire import messages
 from fedbroker_worker.errors import PolicyRefused, WorkRefused
 from fedbroker_worker.policy import rules
-from fedbroker_worker.policy.intrinsics import GIVEN, Clients, Refused, Server, intrinsic, may_leave
+from fedbroker_worker.policy.intrinsics import GIVEN, Clients, Refused, Server, intrinsic, is_given, may_leave
 from fedbroker_worker.policy.values import Layout, layout, shape_of
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from fedbroker.wire.messages import Digest, Op
     from fedbroker_worker.policy.rules import PolicySettings
 
-__all__ = ["Aggregates", "check_labels", "check_shapes"]
+__all__ = ["Aggregates", "check_dealt", "check_labels", "check_shapes"]
 
 MAX_CACHED: Final = 1024
 """The most calls whose results are cached: each round of a training sends the same computations.
@@ -55,6 +56,17 @@ RULE: Final = "aggregates"
 """The key of ``[policy]`` that the refusals here name."""
 
 _REFUSAL: Final = "only sums, counts, minima and maxima over clients may leave, and the result holds something else"
+
+_NOT_MASKED: Final = "only masked sums may leave, and the result holds an aggregate without a mask"
+
+_MASK: Final = (
+    "use secure sums only (federated_secure_sum, or tff.learning.secure_aggregator with"
+    ' metrics_aggregator=secure_sum_then_finalize) and Options(secure_sum="masked")'
+)
+
+_DEALT: Final = "only masked sums may leave, and the coordinator deals values to single clients, which could pick one"
+
+_BROADCAST: Final = "pass values at the server, and broadcast them"
 
 _HINT: Final = (
     "aggregate by sums, means, counts, minima or maxima of tensors of fixed shapes, or have the silo's administrator"
@@ -195,19 +207,39 @@ def _label(digest: Digest, value: Layout) -> Value:
     return label(value)
 
 
-def check_labels(policy: PolicySettings, outputs: Iterable[Value]) -> None:
-    """Check that only recognised aggregates and the coordinator's own values leave.
+def check_labels(policy: PolicySettings, outputs: Sequence[Value], masked: Sequence[bool] = ()) -> None:
+    """Check that only recognised aggregates, masked where the policy says so, and the coordinator's own values leave.
+
+    Args:
+        policy: the policy.
+        outputs: the label of each output.
+        masked: for each output, whether it is masked; empty if none is.
 
     Raises:
         PolicyRefused: an output holds another value.
     """
-    for leaf in (leaf for output in outputs for leaf in leaves(output)):
-        if isinstance(leaf, Clients):
-            rules.refuse_client_values(policy)
-            continue
-        for member in leaves(leaf.member) if isinstance(leaf, Server) else [leaf]:
-            if not may_leave(member):
-                raise PolicyRefused(RULE, _REFUSAL, hint=f"{_described(member)}; {_HINT}")
+    for output, is_masked in zip(outputs, masked or [False] * len(outputs), strict=True):
+        for leaf in leaves(output):
+            if isinstance(leaf, Clients):
+                rules.refuse_client_values(policy)
+                continue
+            for member in leaves(leaf.member) if isinstance(leaf, Server) else [leaf]:
+                if policy.aggregates == "masked" and not is_masked and not is_given(member):
+                    raise PolicyRefused(RULE, _NOT_MASKED, hint=_MASK)
+                if not may_leave(member):
+                    raise PolicyRefused(RULE, _REFUSAL, hint=f"{_described(member)}; {_HINT}")
+
+
+def check_dealt(policy: PolicySettings, ops: Iterable[Op], blobs: Mapping[Digest, Buffer]) -> None:
+    """Check that no value is dealt to single clients where only masked sums may leave.
+
+    Silos of one sum may be dealt different values, such as a factor of 1 for one silo and of 0 for all others.
+
+    Raises:
+        PolicyRefused: a value is.
+    """
+    if policy.aggregates == "masked" and any(is_dealt(blobs[op.blob]) for op in ops if isinstance(op, messages.Value)):
+        raise PolicyRefused(RULE, _DEALT, hint=_BROADCAST)
 
 
 def _described(member: Value) -> str:

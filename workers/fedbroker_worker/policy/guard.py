@@ -14,7 +14,7 @@ from fedbroker.graphs import Unreadable, ops_of_computation, ops_of_graph
 from fedbroker.lru import LruMap
 from fedbroker_worker.errors import PolicyRefused, WorkRefused
 from fedbroker_worker.policy import rules
-from fedbroker_worker.policy.aggregates import Aggregates, check_labels, check_shapes
+from fedbroker_worker.policy.aggregates import Aggregates, check_dealt, check_labels, check_shapes
 from fedbroker_worker.policy.values import holds_client_values, parts
 
 if TYPE_CHECKING:
@@ -133,25 +133,31 @@ class Guard:
                 ) from None
 
     def check_operations(
-        self, item: WorkItem, blobs: Mapping[Digest, Buffer], labels: MutableMapping[int, Label]
+        self,
+        item: WorkItem,
+        blobs: Mapping[Digest, Buffer],
+        labels: MutableMapping[int, Label],
+        masked: Sequence[bool] = (),
     ) -> list[Label]:
         """Check an item's operations before they run.
 
         Args:
             item: the item.
-            blobs: the content of every digest that it names.
+            blobs: the content of every digest that its operations name.
             labels: the labels of the session's values; changed in place.
+            masked: for each output, whether it is masked; empty if none is.
 
         Returns:
-            The label of each output, for :meth:`check_outputs`; an empty list where any aggregate may leave.
+            The label of each output, for :meth:`check_values`; an empty list where any aggregate may leave.
 
         Raises:
             PolicyRefused: an output would hold a value that may not leave.
         """
         if self._policy.aggregates == "any":
             return []
+        check_dealt(self._policy, item.ops, blobs)
         outputs = self._aggregates.follow(item.ops, blobs, labels)
-        check_labels(self._policy, outputs)
+        check_labels(self._policy, outputs, masked)
         return outputs
 
     def labels_of(
@@ -169,27 +175,35 @@ class Guard:
         except WorkRefused:  # the policy lets any aggregate leave
             return []
 
-    def check_outputs(
-        self, item: WorkItem, outputs: Sequence[Buffer], by: str = "", labels: Sequence[Label] = ()
-    ) -> None:
-        """Check an item's outputs before they leave, and count their bytes for its session and signer.
+    def check_values(self, outputs: Sequence[Buffer], labels: Sequence[Label] = ()) -> None:
+        """Check the values of an item's outputs, before any of them is masked.
 
         Args:
-            item: the item.
             outputs: its outputs.
-            by: the fingerprint of the item's signer.
             labels: the labels that :meth:`check_operations` returned.
 
         Raises:
             PolicyRefused: the outputs may not leave.
         """
-        if self._policy.aggregates == "recognised":
+        if self._policy.aggregates != "any":
             check_shapes(outputs, labels)
         try:
             if any(map(holds_client_values, outputs)):
                 rules.refuse_client_values(self._policy)
         except Unreadable:
             raise PolicyRefused("client_results", "an output cannot be parsed") from None
+
+    def count_outputs(self, item: WorkItem, outputs: Sequence[Buffer], by: str = "") -> None:
+        """Count the bytes of an item's outputs for its session and signer, before they leave.
+
+        Args:
+            item: the item.
+            outputs: its outputs, some of them masked.
+            by: the fingerprint of the item's signer.
+
+        Raises:
+            PolicyRefused: the outputs may not leave.
+        """
         spent, size = self._spent(item, by), sum(map(len, outputs))
         # Other items of the session may have failed since check_item: the success of this one then tells no more.
         if spent.failures >= self._policy.max_failures:

@@ -26,7 +26,7 @@ from fedbroker.graphs.tensors import type_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["GIVEN", "Clients", "Refused", "Server", "intrinsic", "may_leave"]
+__all__ = ["GIVEN", "Clients", "Refused", "Server", "intrinsic", "is_given", "may_leave"]
 
 GIVEN: Final = Input("given", opaque=True)
 """A value that the coordinator sent, without any data of the silo."""
@@ -77,7 +77,7 @@ class Refused(Value):
 
 def may_leave(member: Value) -> bool:
     """Return whether a tensor is a recognised aggregate, or made only of constants and the coordinator's values."""
-    return (isinstance(member, Input) and isinstance(member.name, Total)) or _is_given(member)
+    return (isinstance(member, Input) and isinstance(member.name, Total)) or is_given(member)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,7 +145,7 @@ def _apply(argument: Value) -> Value:
 def _broadcast(argument: Value) -> Value:
     if not isinstance(argument, Server):
         raise NotUnderstood("it broadcasts something else than a value at the server")
-    return Clients(data=not _is_given(argument.member), dealt=False)
+    return Clients(data=not is_given(argument.member), dealt=False)
 
 
 def _eval_at_clients(argument: Value) -> Value:
@@ -161,7 +161,7 @@ def _eval_at_server(argument: Value) -> Value:
 
 
 def _value_at_clients(argument: Value) -> Value:
-    return Clients(data=not _is_given(_unplaced(argument)), dealt=False)
+    return Clients(data=not is_given(_unplaced(argument)), dealt=False)
 
 
 def _value_at_server(argument: Value) -> Value:
@@ -192,7 +192,7 @@ def _select(argument: Value) -> Value:
     _check_closed(function)
     if not isinstance(keys, Clients) or not isinstance(value, Server):
         raise NotUnderstood("it selects by something else than clients' keys")
-    return Clients(keys.data or not _is_given(value.member), keys.dealt)
+    return Clients(keys.data or not is_given(value.member), keys.dealt)
 
 
 def _sequence(argument: Value) -> Value:
@@ -224,7 +224,7 @@ def _unplaced(value: Value) -> Value:
     return value
 
 
-def _is_given(member: Value) -> bool:
+def is_given(member: Value) -> bool:
     """Return whether a value certainly holds no data of the silo."""
     return all(map(_is_given_tensor, leaves(member)))
 
@@ -257,7 +257,7 @@ def _check_closed(function: Value) -> None:
             pending += value.captured()
         elif isinstance(value, Struct):
             pending += leaves(value)
-        elif not isinstance(value, Function) and not _is_given(value):
+        elif not isinstance(value, Function) and not is_given(value):
             raise NotUnderstood("a function in it refers to a value outside of it")
 
 

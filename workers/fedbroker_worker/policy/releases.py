@@ -27,23 +27,36 @@ _DTYPE_TAG: Final = 8
 _NAMES: Final = {"float": "float32", "double": "float64", "half": "float16", "string": "str"}
 
 
-def releases(outputs: Sequence[Buffer], labels: Sequence[Value] = ()) -> list[str]:
+def releases(
+    outputs: Sequence[Buffer], labels: Sequence[Value] = (), masked: Sequence[bool] = (), silos: int = 0
+) -> list[str]:
     """Describe the values in outputs, such as ``sum of float32[10]``; equal ones once, with their number.
 
     Args:
-        outputs: serialized values.
+        outputs: serialized values, before any of them is masked.
         labels: what the computations say about each of them; empty if they could not be read.
+        masked: for each output, whether it leaves with a mask; empty if none does.
+        silos: the number of silos over which a masked sum is formed.
     """
     counts: dict[str, int] = {}
     for at, output in enumerate(outputs):
         try:
-            found = layout(output)
-            for text in _described(found, labels[at] if len(labels) == len(outputs) else None):
+            found, label = layout(output), labels[at] if len(labels) == len(outputs) else None
+            texts = _masked(found, silos) if masked and masked[at] else _described(found, label)
+            for text in texts:
                 counts[text] = counts.get(text, 0) + 1
         except Unreadable:
             counts["a value that cannot be read"] = counts.get("a value that cannot be read", 0) + 1
-    texts = [text if count == 1 else f"{text}, {count} times" for text, count in counts.items()]
-    return texts if len(texts) <= MOST else [*texts[:MOST], f"{len(texts) - MOST} more"]
+    lines = [text if count == 1 else f"{text}, {count} times" for text, count in counts.items()]
+    return lines if len(lines) <= MOST else [*lines[:MOST], f"{len(lines) - MOST} more"]
+
+
+def _masked(found: Layout, silos: int) -> Iterator[str]:
+    """Yield a text for each tensor of a masked output: who reads the reply learns no more than the sum over silos."""
+    if found.kind == "array":
+        yield f"masked sum of {_array_text(found)} over {silos} silos"
+    for element in found.elements:
+        yield from _masked(element, silos)
 
 
 def _described(found: Layout, label: Value | None) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 from msgspec import Meta
 
 from fedbroker.graphs import known_ops, why_refused
+from fedbroker.masking.members import MAX_MEMBERS, MIN_MEMBERS
 from fedbroker.text import count_text, seconds_text
 from fedbroker_worker.errors import PolicyRefused, SettingsError
 from fedbroker_worker.options import nearest, read_table
@@ -30,6 +31,7 @@ __all__ = [
     "source_refused",
     "too_few_clients",
     "too_few_rows",
+    "too_few_silos",
     "too_many_bytes",
     "too_many_failures",
 ]
@@ -59,8 +61,10 @@ class PolicySettings:
         min_rows: the least number of rows of a source, over all of its clients; nothing is computed over a source with
             fewer.
         client_results: whether values of single clients may leave, or only aggregates.
-        aggregates: which aggregates may leave: any, or only sums, counts, minima and maxima over clients that the silo
-            recognises.
+        aggregates: which aggregates may leave: any; only sums, counts, minima and maxima over clients that the silo
+            recognises; or of these only the ones that are masked, so that the coordinator learns only the sum over all
+            silos. A masked output must be recognised, too: its shape would otherwise tell what its mask hides.
+        min_sum_silos: the least number of silos with clients over which a masked sum is formed.
         refuse_ops: TensorFlow ops that are refused in addition to the default list.
         allow_ops: ops of the default list that this silo allows.
         max_bytes_out: the most bytes that all results of one session may take.
@@ -76,7 +80,10 @@ class PolicySettings:
     min_clients: Annotated[int, Meta(ge=1, le=1_000_000_000, description="a number, at least 1")] = 1
     min_rows: Annotated[int, Meta(ge=0, le=1_000_000_000_000, description="a number, at least 0")] = 0
     client_results: Literal["refuse", "allow"] = "refuse"
-    aggregates: Literal["any", "recognised"] = "any"
+    aggregates: Literal["any", "recognised", "masked"] = "any"
+    min_sum_silos: Annotated[int, Meta(ge=MIN_MEMBERS, le=MAX_MEMBERS, description="a number from 3 to 1024")] = (
+        MIN_MEMBERS
+    )
     refuse_ops: Annotated[Names, Meta(description='a list of TensorFlow ops, such as ["MatMul"]')] = ()
     allow_ops: Annotated[Names, Meta(description='a list of TensorFlow ops, such as ["PrintV2"]')] = ()
     max_bytes_out: Annotated[int, Meta(ge=0, description="a number of bytes")] = GIB
@@ -98,10 +105,12 @@ class PolicySettings:
         sources = "any source" if self.sources is None else f"sources {', '.join(self.sources) or 'none'}"
         clients = f"with at least {count_text(self.min_clients, 'client')}"
         clients += f" and {count_text(self.min_rows, 'row')}" if self.min_rows else ""
-        aggregates = "aggregates" if self.aggregates == "any" else "sums, counts, minima and maxima"
+        aggregates = _AGGREGATES[self.aggregates]
         results = f"only {aggregates} leave"
         if self.client_results == "allow":
             results = "client values may leave" + (f", and {aggregates}" if self.aggregates == "recognised" else "")
+        if self.aggregates == "masked" or self.min_sum_silos > MIN_MEMBERS:
+            results += f"; masked sums over at least {self.min_sum_silos} silos"
         errors = "errors with full text" if self.errors_in_full else "errors with position only"
         ops = [f"refused ops: {', '.join(self.refuse_ops)}"] if self.refuse_ops else []
         ops += [f"allowed ops: {', '.join(self.allow_ops)}"] if self.allow_ops else []
@@ -109,6 +118,29 @@ class PolicySettings:
         limits = f"at most {self.max_bytes_out:,} bytes per session, {seconds_text(self.max_seconds)} per work item, "
         limits += f"{self.max_failures} failures per session"
         return "; ".join([f"{sources} {clients}", results, errors, limits, *ops, log])
+
+    @property
+    def guarantee(self) -> str:
+        """One sentence, for people: how much a coordinator can learn of this silo's data."""
+        if self.client_results == "allow":
+            return "a coordinator may learn values of single clients"
+        match self.aggregates:
+            case "masked":
+                return (
+                    f"a coordinator learns only sums over at least {self.min_sum_silos} silos with clients, never this"
+                    " silo's part of a sum"
+                )
+            case "recognised":
+                return "a coordinator learns only sums, counts, minima and maxima over this silo's clients"
+            case _:
+                return "a coordinator learns any aggregate over this silo's clients that it defines"
+
+
+_AGGREGATES: Final = {
+    "any": "aggregates",
+    "recognised": "sums, counts, minima and maxima",
+    "masked": "masked sums",
+}
 
 
 def read_policy(
@@ -141,6 +173,11 @@ def read_policy(
         raise SettingsError(
             f"{label('allow_ops')}: {both[0]!r} is in 'refuse_ops', too", hint="remove it from one of the two"
         )
+    if policy.aggregates == "masked" and policy.client_results == "allow":
+        raise SettingsError(
+            f"{label('aggregates')}: 'client_results' lets values of single clients leave without a mask",
+            hint='remove client_results = "allow", or choose other aggregates',
+        )
     return policy
 
 
@@ -164,6 +201,15 @@ def too_few_clients(policy: PolicySettings, clients: int) -> PolicyRefused:
         "min_clients",
         f"an aggregate would be over {clients} client{'s' * (clients != 1)}, and the minimum is {policy.min_clients}",
         hint="leave this silo out, or have its administrator lower min_clients",
+    )
+
+
+def too_few_silos(fewest: int, silos: int) -> PolicyRefused:
+    """Return the refusal of a masked sum over fewer silos with clients than ``min_sum_silos``, which is ``fewest``."""
+    return PolicyRefused(
+        "min_sum_silos",
+        f"a masked sum would be over {count_text(silos, 'silo')} with clients, and the minimum is {fewest}",
+        hint="wait for more silos (min_silos), or have the silo's administrator lower min_sum_silos",
     )
 
 

@@ -14,7 +14,14 @@ import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NewType
 
-from fedbroker.errors import ComputationFailed, ConfigError, DeadlineExceeded, RuntimeUnavailable, WireError
+from fedbroker.errors import (
+    ComputationFailed,
+    ConfigError,
+    DeadlineExceeded,
+    MaskingError,
+    RuntimeUnavailable,
+    WireError,
+)
 from fedbroker.graphs import Position, Unreadable, known_ops, position_in
 from fedbroker.log import get_logger
 from fedbroker.text import seconds_text
@@ -171,6 +178,8 @@ def failure_of(error: Exception, item: WorkItem, announced: Mapping[str, Source]
             return Failure("refused", PublicText(error.what), PublicText(error.hint), error.rule, by_data=error.by_data)
         case WorkRefused():
             return Failure("refused", PublicText(error.what), PublicText(error.hint), by_data=error.by_data)
+        case MaskingError():  # says something about the request, never about data
+            return Failure("refused", PublicText(error.what), PublicText(error.hint), by_data=False)
         case WireError():
             return Failure("refused", PublicText(error.what), PublicText(error.hint))
         case SessionLost():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fedbroker.graphs.expressions import Value as Label
 from fedbroker.log import get_logger
+from fedbroker.masking.work import NO_WORK
 from fedbroker.runtime import Ref
 from fedbroker.wire.messages import Call
 from fedbroker_worker.errors import SessionLost, WorkRefused
@@ -50,6 +51,7 @@ class SiloSession:
         lease: the lease of an executor of the runtime; taken when the first work item runs.
         refs: values by the coordinator's ids.
         labels: the policy's labels of these values, by the same ids.
+        work: the digest of the work so far; only kept by a silo that takes part in masked sums.
         ended: True after the session was ended; no more work may run in it.
     """
 
@@ -60,6 +62,7 @@ class SiloSession:
     lease: Lease | None = None
     refs: dict[int, Ref] = field(default_factory=dict[int, Ref])
     labels: dict[int, Label] = field(default_factory=dict[int, Label])
+    work: bytes = NO_WORK
     ended: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     timer: asyncio.TimerHandle | None = None
@@ -72,11 +75,13 @@ class SessionValues(NamedTuple):
         executor: the session's executor.
         refs: see :class:`SiloSession`.
         labels: see :class:`SiloSession`.
+        session: the session itself.
     """
 
     executor: Executor
     refs: dict[int, Ref]
     labels: dict[int, Label]
+    session: SiloSession
 
 
 class Sessions:
@@ -168,7 +173,7 @@ class Sessions:
                 if session.lease is None:
                     session.lease = await self._runtimes.lease(session.clients)
                 with session.lease.in_use():
-                    yield SessionValues(session.lease.executor, session.refs, session.labels)
+                    yield SessionValues(session.lease.executor, session.refs, session.labels, session)
             except BaseException as error:
                 cancelled = isinstance(error, asyncio.CancelledError)
                 self._end(session, computing=cancelled and any(isinstance(op, Call) for op in item.ops))

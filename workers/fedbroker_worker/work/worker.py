@@ -15,8 +15,9 @@ from fedbroker.log import get_logger
 from fedbroker.transport.signed_messages import UNSIGNED
 from fedbroker.wire.blobs import Buffer, digest_of
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
-from fedbroker.wire.messages import Data, Digest, Done, Failed, Need
+from fedbroker.wire.messages import Data, Digest, Done, Failed, Need, blobs_of
 from fedbroker_worker.errors import WorkRefused
+from fedbroker_worker.masking.sums import digest_after, without_roster
 from fedbroker_worker.policy.recording import AuditNotWritten, Recording
 from fedbroker_worker.policy.releases import releases
 from fedbroker_worker.threads import in_thread
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from fedbroker.transport import BlobStore, Signed
     from fedbroker.wire.messages import WorkItem
+    from fedbroker_worker.masking.sums import MaskedStage, SiloSums
     from fedbroker_worker.policy.audit import AuditLog
     from fedbroker_worker.policy.guard import Guard
     from fedbroker_worker.sources.catalog import Catalog
@@ -87,6 +89,7 @@ class Worker:
         limits: bounds on blobs.
         patience: seconds without progress of a blob's transfer after which the blob counts as lost.
         audit: the log of work before data are read and of each reply before it leaves; None for no log.
+        sums: the masked sums; None if the silo takes part in none.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class Worker:
         limits: Limits = DEFAULT_LIMITS,
         patience: float = PATIENCE,
         audit: AuditLog | None = None,
+        sums: SiloSums | None = None,
     ) -> None:
         self._silo = silo
         self._incarnation = incarnation
@@ -111,6 +115,7 @@ class Worker:
         self._limits = limits
         self._patience = patience
         self._audit = audit
+        self._sums = sums
 
     async def answer(
         self, item: WorkItem, signed: Signed = UNSIGNED, why_cancelled: Callable[[], str] = lambda: ""
@@ -162,11 +167,12 @@ class Worker:
         """Run the checks and the operations; return the outputs, and the seconds spent waiting for blobs."""
         is_known = self._sessions.check(item, by)
         self._guard.check_item(item, by)
-        digests, reads = item.blobs, item.reads
+        digests, reads = blobs_of(item.ops), item.reads
         # Before any data are read: every blob is here or announced.
-        lacking = [digest for digest in digests if digest not in self._blobs and digest not in item.incoming]
+        lacking = [digest for digest in item.blobs if digest not in self._blobs and digest not in item.incoming]
         if lacking:
             raise _Lacking(lacking)
+        masks = await self._masks(item, deadline) if item.masking else None
         if record is not None and (is_known or reads):
             record.begin()
         # Data are read while blobs are still arriving.
@@ -183,11 +189,19 @@ class Worker:
             if self._guard.reads_first:
                 await asyncio.gather(*loads.values())
             attempts = 1 if is_known else ATTEMPTS
-            return await self._replayed(item, by, blobs, loads, attempts, record, large=large), waited
+            return await self._replayed(item, by, blobs, loads, attempts, record, masks, large=large), waited
         finally:
             for load in loads.values():
                 load.cancel()
             await asyncio.gather(*loads.values(), return_exceptions=True)
+
+    async def _masks(self, item: WorkItem, deadline: Deadline) -> MaskedStage:
+        """Begin the masked sums of a work item: before its data are read, because the other silos are checked here."""
+        if self._sums is None:
+            raise without_roster()
+        with self._blobs.pinned(item.blobs):
+            request = await self._collect([item.masking], deadline)
+            return await self._sums.begin(item, request[item.masking])
 
     async def _load(self, op: Data, clients: int, record: Recording | None) -> bytes:
         if record is not None:
@@ -202,6 +216,7 @@ class Worker:
         loads: Mapping[Data, asyncio.Task[bytes]],
         attempts: int,
         record: Recording | None,
+        masks: MaskedStage | None,
         *,
         large: bool,
     ) -> list[Buffer]:
@@ -210,16 +225,23 @@ class Worker:
             try:
                 with tracing.span("compute", operations=len(item.ops), attempt=attempt + 1):
                     async with self._sessions.entered(item, by) as session:
-                        check = partial(self._guard.check_operations, item, blobs, session.labels)
+                        work = await self._work(item, blobs, session.session.work, masks, large=large)
+                        masked = () if masks is None else masks.masked
+                        check = partial(self._guard.check_operations, item, blobs, session.labels, masked)
                         labels = await in_thread(check, "check operations") if large else check()
                         if record is not None and not labels:
                             follow = partial(self._guard.labels_of, item, blobs, session.labels)
                             record.labels = await in_thread(follow, "follow operations") if large else follow()
                         steps = fuse_structs(item.ops, blobs, ends_session=item.ends_session, session_refs=session.refs)
                         outputs = await replay(steps, session.executor, session.refs, blobs, loads.__getitem__)
-                        self._guard.check_outputs(item, outputs, by, labels)
+                        self._guard.check_values(outputs, labels)
                         if record is not None:
-                            record.releases = releases(outputs, labels or record.labels)
+                            silos = 0 if masks is None else masks.members
+                            record.releases = releases(outputs, labels or record.labels, masked, silos)
+                        if masks is not None:
+                            outputs = await masks.mask(outputs)
+                        self._guard.count_outputs(item, outputs, by)
+                        session.session.work = work
                         return outputs
             except ComputationFailed as error:
                 raise await in_thread(partial(located, error, item, blobs), "locate failure") from error
@@ -228,6 +250,24 @@ class Worker:
                     raise
                 _log.warning("work_retried", reason=error.what)
         raise AssertionError("an attempt returns or raises")
+
+    async def _work(
+        self,
+        item: WorkItem,
+        blobs: Mapping[Digest, memoryview],
+        earlier: bytes,
+        masks: MaskedStage | None,
+        *,
+        large: bool,
+    ) -> bytes:
+        """Return the digest of the session's work after an item; check that it is that of the item's masked sums."""
+        if self._sums is None or (masks is None and item.ends_session):
+            return earlier  # no masked sum will ask for it
+        digest = partial(digest_after, earlier, item, blobs)
+        work = await in_thread(digest, "digest work") if large else digest()
+        if masks is not None:
+            masks.check_work(work)
+        return work
 
     async def _collect(self, digests: Sequence[Digest], deadline: Deadline) -> dict[Digest, memoryview]:
         """Return blobs by digest, as soon as all of them have arrived.

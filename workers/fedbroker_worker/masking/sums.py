@@ -1,0 +1,154 @@
+"""Masked stages: the masks of one work item, from the check of its request to the outputs that leave."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import blake3
+
+from fedbroker.errors import ConfigError, MaskingError
+from fedbroker.masking.members import CHANGED
+from fedbroker.masking.results import write_masked
+from fedbroker.masking.work import work_digest
+from fedbroker.runtime.values import is_dealt
+from fedbroker.wire.messages import Value
+from fedbroker_worker.masking.requests import check_request
+from fedbroker_worker.masking.tensors import elements_of, tensors_of
+from fedbroker_worker.threads import in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from fedbroker.masking.pairwise import Masked
+    from fedbroker.masking.results import Shape
+    from fedbroker.trust.keys import Public
+    from fedbroker.wire.blobs import Buffer
+    from fedbroker.wire.messages import Digest, WorkItem
+    from fedbroker_worker.masking.keys import MaskKeys
+    from fedbroker_worker.masking.requests import CheckedRequest, Rosters
+
+__all__ = ["MaskedStage", "SiloSums", "digest_after", "without_roster"]
+
+
+def without_roster() -> MaskingError:
+    """Return the refusal of a silo that has no roster, and so cannot tell other silos from invented ones."""
+    return MaskingError(
+        "this silo takes part in no masked sum: it has no roster of its cohort",
+        hint="have its administrator set roster_key in [security]",
+    )
+
+
+def digest_after(earlier: bytes, item: WorkItem, blobs: Mapping[Digest, Buffer]) -> bytes:
+    """Return the digest of a session's work after a work item; see :func:`fedbroker.masking.work.work_digest`.
+
+    Args:
+        earlier: the digest before it.
+        item: the work item.
+        blobs: the content of every digest that its operations name.
+    """
+    named = {op.blob for op in item.ops if isinstance(op, Value)}
+    contents = {digest: None if is_dealt(blobs[digest]) else blake3.blake3(blobs[digest]).digest() for digest in named}
+    return work_digest(earlier, item.ops, contents)
+
+
+class MaskedStage:
+    """The masks of one work item.
+
+    Args:
+        checked: its request.
+
+    Attributes:
+        masked: for each output, whether it is masked.
+        members: the number of silos of the sum.
+    """
+
+    def __init__(self, checked: CheckedRequest) -> None:
+        self._checked = checked
+        self.masked: Final = tuple([rings is not None for rings in checked.request.outputs])
+        self.members: Final = len(checked.members.all)
+
+    def check_work(self, digest: bytes) -> None:
+        """Check that all silos of the sum are asked for the work that this silo is asked for.
+
+        Args:
+            digest: of the session's work, with that of this stage, as this silo computes it.
+
+        Raises:
+            MaskingError: the request is for other work.
+        """
+        if digest != self._checked.request.work:
+            raise MaskingError("the silos of a masked sum are asked for different work", hint=CHANGED)
+
+    async def mask(self, outputs: Sequence[Buffer]) -> list[Buffer]:
+        """Return the outputs that leave: those without masks, then one blob with all masked tensors.
+
+        Raises:
+            MaskingError: an output cannot be masked as the request says, or this was done before.
+            WorkRefused: a value is out of range.
+        """
+        clear = [output for output, masked in zip(outputs, self.masked, strict=True) if not masked]
+        return [*clear, await in_thread(partial(self._masked, outputs), "mask")]
+
+    def _masked(self, outputs: Sequence[Buffer]) -> bytes:
+        checked = self._checked
+        shapes, values = _values(checked, outputs)
+        contributors = checked.request.contributors()
+        checked.masking.add_masks(values, checked.members, checked.occasion, checked.roster, contributors)
+        return write_masked(shapes, values)
+
+
+class SiloSums:
+    """The masked sums of a silo.
+
+    Args:
+        keys: the mask keys.
+        rosters: the source of the cohort's roster.
+        min_sum_silos: the fewest silos with clients over which this silo takes part in a sum.
+    """
+
+    def __init__(self, keys: MaskKeys, rosters: Rosters, min_sum_silos: int) -> None:
+        self._keys, self._rosters, self._min_sum_silos = keys, rosters, min_sum_silos
+
+    async def begin(self, item: WorkItem, request: Buffer) -> MaskedStage:
+        """Begin a masked stage, before any data are read for it.
+
+        Args:
+            item: the work item.
+            request: the blob that its ``masking`` names.
+
+        Raises:
+            MaskingError: the request is refused, or the roster cannot be used.
+            PolicyRefused: the sum is over too few silos.
+            SessionLost: another session may succeed.
+        """
+        check = partial(self._check, item, request)
+        return MaskedStage(await in_thread(check, "masking request"))
+
+    def _check(self, item: WorkItem, request: Buffer) -> CheckedRequest:
+        return check_request(request, item, self._keys, self._roster(), self._min_sum_silos)
+
+    def _roster(self) -> Mapping[str, Public]:
+        path = self._rosters.path
+        try:
+            return self._rosters.current().keys
+        except ConfigError as error:
+            # The name of the file may leave; where it lies is the silo's own affair.
+            raise MaskingError(error.what.replace(str(path), path.name), hint=error.hint) from None
+
+
+def _values(checked: CheckedRequest, outputs: Sequence[Buffer]) -> tuple[list[Shape], Masked]:
+    """Return the shapes and elements of all masked tensors: copies, to which masks are added in place."""
+    shapes: list[Shape] = []
+    values: Masked = []
+    for output, rings in zip(outputs, checked.request.outputs, strict=True):
+        if rings is None:
+            continue
+        tensors = tensors_of(output)
+        if len(tensors) != len(rings):
+            raise MaskingError(
+                f"an output of {len(tensors)} tensors, of which a masked sum describes {len(rings)}", hint=CHANGED
+            )
+        shapes += [tensor.shape for tensor in tensors]
+        values += [(ring, elements_of(ring, tensor)) for ring, tensor in zip(rings, tensors, strict=True)]
+    return shapes, values
