@@ -160,7 +160,7 @@ class Coordinator:
             return planned[1]
         planning = self._planning.get(id(comp))
         if planning is None:
-            making = asyncio.to_thread(make_plan, comp, secure_sum=self.settings.options.secure_sum)
+            making = asyncio.to_thread(make_plan, comp, secure_sum=self.settings.secure_sum)
             planning = self._planning[id(comp)] = asyncio.create_task(making)
             planning.add_done_callback(partial(self._planned, comp))
         return await asyncio.shield(planning)

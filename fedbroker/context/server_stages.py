@@ -56,7 +56,8 @@ class ServerSide:
                 silos = 0
         self._function(stage, silos)
         for slot in stage.inputs:
-            if len(self.values[slot.name]) > MAX_INLINE:
+            # The totals of masked sums are added once all silos have replied.
+            if len(self.values.get(slot.name, b"")) > MAX_INLINE:
                 self._load(slot)
 
     async def run(self, stage: ServerStage) -> None:

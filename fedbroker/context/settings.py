@@ -75,8 +75,10 @@ class Options:
         merge_order: the order in which partial aggregates are merged. ``"membership"`` gives the same bits for the same
             answers, unless more than 128 MiB would have to be held for that; ``"arrival"`` takes the least memory.
             ``last_session`` tells which it was.
-        secure_sum: ``"refuse"`` raises a ``PlanError`` for ``federated_secure_*``; ``"plaintext"`` computes the same
-            sums in the open, with TFF's range checks: the coordinator then sees each silo's sum.
+        secure_sum: ``"masked"`` computes secure sums so that the coordinator sees their totals only; it needs
+            ``keys``, and silos with a roster. ``"plaintext"`` computes the same sums in the open, with TFF's range
+            checks: the coordinator then sees each silo's sum. ``"refuse"`` raises a ``PlanError`` for them. None is
+            ``"masked"`` with keys and ``"refuse"`` without.
         journal: a directory for the records of running sessions. If the program is killed and run again, the same
             computation with the same argument continues, and no silo computes twice. It holds partial
             aggregates; one program uses it at a time.
@@ -101,7 +103,7 @@ class Options:
     retries: int = 2
     default_num_clients: int | None = None
     merge_order: MergeOrder = "membership"
-    secure_sum: SecureSum = "refuse"
+    secure_sum: SecureSum | None = None
     journal: str | os.PathLike[str] | None = None
     compression: Compression = "off"
     limits: Limits | None = None
@@ -118,11 +120,12 @@ class Options:
         check_compression(self.compression)
         for name, value, choices in (
             ("merge_order", self.merge_order, get_args(MergeOrder)),
-            ("secure_sum", self.secure_sum, get_args(SecureSum)),
+            ("secure_sum", self.secure_sum, (None, *get_args(SecureSum))),
             ("runtime_confinement", self.runtime_confinement, get_args(Mode)),
         ):
             if value not in choices:
-                raise ConfigError(f"{name} is {value!r}", hint=f"use {' or '.join(map(json.dumps, choices))}")
+                words = [json.dumps(choice) for choice in choices if choice is not None]
+                raise ConfigError(f"{name} is {value!r}", hint=f"use {' or '.join(words)}")
         if self.select not in ("all", "random") and not callable(self.select):
             raise ConfigError(f"select is {self.select!r}", hint='use "all", "random", or a function of the silos')
         if self.eligible is not None and not callable(self.eligible):
@@ -175,6 +178,11 @@ class Settings:
                 f"max_silos is {self.max_silos}, less than min_silos ({self.min_silos})",
                 hint="raise it, or leave it out",
             )
+        if self.options.secure_sum == "masked" and self.keys is None:
+            raise ConfigError(
+                'secure_sum is "masked", and the context has no keys',
+                hint="pass keys= of a cohort with a roster: see docs/secure-sums.md",
+            )
         if self.on_event is not None and not callable(self.on_event):
             raise ConfigError(f"on_event is {self.on_event!r}", hint="it must be a function")
         if self.progress not in (None, False, True):
@@ -188,6 +196,12 @@ class Settings:
     def limits(self) -> Limits:
         """Bounds on messages, blobs and the requests of silos."""
         return DEFAULT_LIMITS if self.options.limits is None else self.options.limits
+
+    @property
+    def secure_sum(self) -> SecureSum:
+        """The handling of secure sums: by default, a context with keys masks them and one without refuses them."""
+        chosen = self.options.secure_sum
+        return chosen if chosen is not None else "refuse" if self.keys is None else "masked"
 
     def _quorum(self) -> int | float:
         """Return the quorum as the session's policy takes it: a float is a fraction there."""

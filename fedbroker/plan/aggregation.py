@@ -1,6 +1,7 @@
 """Strategies that compute an aggregate of the silos' clients at the server, one for each aggregate of a plan.
 
-The only strategy so far sends partial aggregates in plaintext. With aggregate(values, zero, accumulate, merge, report)
+The strategy for ordinary aggregates sends partial aggregates in plaintext; secure sums have one of their own
+(:mod:`fedbroker.plan.masked`). With aggregate(values, zero, accumulate, merge, report)
 over all clients, silo s sends ``p[s] = aggregate(values of s, zero, accumulate, merge, identity)`` and the server
 computes ``report(merge(merge(p[0], p[1]), …))``: the zero enters once per silo, as in TFF's own composing executor.
 ``merge`` is called as it is, not as an aggregate over clients, so that merging can start before every silo has replied.
@@ -19,7 +20,7 @@ from tensorflow_federated.python.core.impl.compiler import intrinsic_defs
 from fedbroker.plan.blocks import Block, element, parameter_of, result_of
 from fedbroker.plan.model import Merge, Slot
 
-__all__ = ["AGGREGATIONS", "Aggregation", "Partials", "aggregation_of"]
+__all__ = ["AGGREGATIONS", "Aggregation", "Partials", "aggregate", "aggregation_of", "at_server"]
 
 AGGREGATE: Final = intrinsic_defs.FEDERATED_AGGREGATE.uri
 AT_SERVER: Final = intrinsic_defs.FEDERATED_VALUE_AT_SERVER.uri
@@ -72,7 +73,7 @@ class Partials:
         value, zero, accumulate, merge, _ = _parts(call)
         accumulator = result_of(accumulate)
         identity = bb.Lambda("partial", accumulator, bb.Reference("partial", accumulator))
-        return _aggregate(value, zero, accumulate, merge, identity, accumulator)
+        return aggregate(value, zero, accumulate, merge, identity, accumulator)
 
     def merge(self, call: Block) -> Block:
         """Return the call's own merge."""
@@ -81,11 +82,7 @@ class Partials:
     def report(self, call: Block, merge: Merge) -> bb.Call:
         """Return the call's own report, at the server."""
         report = _parts(call)[4]
-        merged = bb.Reference(merge.merged.name, merge.merged.type)
-        reported = bb.Call(report, merged)
-        placed = tff.FederatedType(reported.type_signature, tff.SERVER, all_equal=True)
-        place = bb.Intrinsic(AT_SERVER, tff.FunctionType(reported.type_signature, placed))
-        return bb.Call(place, reported)
+        return at_server(bb.Call(report, bb.Reference(merge.merged.name, merge.merged.type)))
 
 
 AGGREGATIONS: Final[Mapping[str, Aggregation]] = MappingProxyType({AGGREGATE: Partials()})
@@ -105,9 +102,16 @@ def _parts(call: Block) -> list[Block]:
     return [element(call.argument, index) for index in range(5)]
 
 
-def _aggregate(
+def at_server(value: Block) -> bb.Call:
+    """Return an unplaced value, placed at the server."""
+    placed = tff.FederatedType(value.type_signature, tff.SERVER, all_equal=True)
+    return bb.Call(bb.Intrinsic(AT_SERVER, tff.FunctionType(value.type_signature, placed)), value)
+
+
+def aggregate(
     value: Block, zero: Block, accumulate: Block, merge: Block, report: Block, accumulator: tff.Type
 ) -> bb.Call:
+    """Return a call of TFF's aggregate: the values, the four parts of the aggregate, and the accumulator's type."""
     assert isinstance(value.type_signature, tff.FederatedType)
     argument = bb.Struct([value, zero, accumulate, merge, report])
     # TFF has checked that these parts fit together. The types here are the parts' own, since the shapes in a silo's

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 
+from fedbroker.plan.aggregation import Partials
 from fedbroker.plan.blocks import (
     Block,
     as_tensorflow,
@@ -24,6 +25,7 @@ from fedbroker.plan.blocks import (
     tf,
 )
 from fedbroker.plan.cut import Local, Place
+from fedbroker.plan.masked import Masked
 from fedbroker.plan.model import ClientStage, Fold, ServerStage, Slot, Stage, Whole, serialize_computation
 
 __all__ = ["Builder", "in_order_of_use"]
@@ -55,17 +57,23 @@ class Builder:
         mine = [local for local in self.values.values() if self._at_server(local) and local.stage == number]
         if not mine:
             return None
-        merges = {one.name: one.aggregation.slots(one.name, one.expression) for one in mine if one.aggregation}
-        locals_ = [
-            (one.name, one.aggregation.report(one.expression, merges[one.name]) if one.aggregation else one.expression)
-            for one in mine
-        ]
+        merging = [(one, one.aggregation) for one in mine if isinstance(one.aggregation, Partials)]
+        adding = [(one, one.aggregation) for one in mine if isinstance(one.aggregation, Masked)]
+        merges = {one.name: strategy.slots(one.name, one.expression) for one, strategy in merging}
+        sums = {one.name: strategy.slots(one.name, one.expression) for one, strategy in adding}
+        reports = {one.name: strategy.report(one.expression, merges[one.name]) for one, strategy in merging}
+        reports |= {one.name: strategy.report(sums[one.name].total) for one, strategy in adding}
+        locals_ = [(one.name, reports.get(one.name, one.expression)) for one in mine]
         outputs = [self.slots[local.name] for local in mine if self._leaves_server_stage(local)]
         merged = [merge.merged for merge in merges.values()]
-        inputs, computation = self._assemble(locals_, _result(outputs), [merged] if merged else [])
-        merging = [(one.name, one.aggregation.merge(one.expression)) for one in mine if one.aggregation]
-        fold = self._fold(merging, merged, locals_, outputs) if merging else None
-        return ServerStage(number, computation, inputs, tuple(merges.values()), tuple(outputs), fold)
+        totals = {one.total.name: one.total for one in sums.values()}
+        staged = replace(self, slots={**self.slots, **totals})
+        inputs, computation = staged._assemble(locals_, _result(outputs), [merged] if merged else [])
+        functions = [(one.name, strategy.merge(one.expression)) for one, strategy in merging]
+        fold = staged._fold(functions, merged, locals_, outputs) if functions else None
+        return ServerStage(
+            number, computation, inputs, tuple(merges.values()), tuple(outputs), fold, tuple(sums.values())
+        )
 
     def _fold(
         self,
@@ -102,26 +110,24 @@ class Builder:
 
     def _client(self, number: int) -> ClientStage | None:
         mine = [local for local in self.values.values() if self._at_clients(local) and local.stage == number]
-        aggregates = [
-            (local.name, local.aggregation, local.expression)
-            for local in self.values.values()
-            if local.aggregation and local.stage == number + 1
-        ]
+        crossing = [local for local in self.values.values() if local.aggregation and local.stage == number + 1]
         # A client-placed leaf of the parameter may be the silos' own data: only they can return it.
         passed = [local for local in self.values.values() if self._is_passed_on(local) and number == 0]
-        if not (mine or aggregates or passed):
+        if not (mine or crossing or passed):
             return None
-        partials = tuple(aggregation.slots(name, block).partial for name, aggregation, block in aggregates)
+        sent: dict[bool, list[Slot]] = {True: [], False: []}
+        locals_ = [(local.name, local.expression) for local in mine]
+        for local in crossing:
+            assert local.aggregation is not None
+            partial = local.aggregation.slots(local.name, local.expression).partial
+            sent[isinstance(local.aggregation, Masked)].append(partial)
+            locals_.append((partial.name, local.aggregation.partial(local.expression)))
         kept = tuple(self.slots[local.name] for local in mine if self._used_by_clients_after(local, number))
         returned = tuple(self.slots[local.name] for local in (*passed, *mine) if local.name in self.result)
-        locals_ = [(local.name, local.expression) for local in mine]
-        locals_ += [
-            (slot.name, aggregation.partial(block))
-            for slot, (_, aggregation, block) in zip(partials, aggregates, strict=True)
-        ]
-        outputs = dict.fromkeys((*partials, *kept, *returned))
+        masked, partials = tuple(sent[True]), tuple(sent[False])
+        outputs = dict.fromkeys((*masked, *partials, *kept, *returned))
         inputs, computation = self._assemble(locals_, _result(outputs), [])
-        return ClientStage(number, computation, inputs, partials, kept, returned)
+        return ClientStage(number, computation, inputs, partials, kept, returned, masked)
 
     @staticmethod
     def _at_server(local: Local) -> bool:

@@ -1,8 +1,8 @@
 """Compile a TFF computation into a flat list of local values, with TFF's own native compiler.
 
 The result is call-dominant: each local value is one call, whose arguments are references and selections. Secure sums
-are refused, or computed in plaintext if the program's author allows it: as in TFF's own test backend, by ordinary
-aggregates with the same range checks.
+are refused, masked, or computed in plaintext if the program's author allows it: as in TFF's own test backend, by
+ordinary aggregates with the same range checks.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from fedbroker.plan.blocks import (
     walk,
 )
 from fedbroker.plan.functions import holds_function
+from fedbroker.plan.masked import with_moduli_as_locals
 from fedbroker.plan.model import Slot
 from fedbroker.plan.moduli import with_moduli_of_one_dtype
 from fedbroker.plan.selects import SELECTS, with_rows_in_order
@@ -38,13 +39,12 @@ from fedbroker.plan.sequences import SEQUENCE_INTRINSICS, sequences_as_tensorflo
 
 __all__ = ["DEFECT", "SECURE", "Flat", "SecureSum", "contents_of", "flatten"]
 
-SecureSum: TypeAlias = Literal["refuse", "plaintext"]
-"""The handling of secure intrinsics: a PlanError, or ordinary aggregates that the coordinator sees."""
+SecureSum: TypeAlias = Literal["refuse", "plaintext", "masked"]
+"""The handling of secure sums: a PlanError, ordinary aggregates that the coordinator sees, or masked sums."""
 
-_IN_THE_OPEN: Final = 'or make the context with options=Options(secure_sum="plaintext") if that is acceptable'
 _SUM: Final = (
-    "secure aggregation is not supported: the coordinator would see each silo's sum; "
-    f"use tff.federated_sum (or an aggregator without secure sums), {_IN_THE_OPEN}"
+    "the coordinator would see each silo's sum: pass keys= of a cohort with a roster, and sums are masked (see "
+    'docs/secure-sums.md); or use tff.federated_sum, or Options(secure_sum="plaintext"), if that is acceptable'
 )
 
 SECURE: Final[Mapping[str, str]] = MappingProxyType(
@@ -52,12 +52,13 @@ SECURE: Final[Mapping[str, str]] = MappingProxyType(
         "federated_secure_sum": _SUM,
         "federated_secure_sum_bitwidth": _SUM,
         "federated_secure_modular_sum": _SUM,
-        "federated_secure_select": (
-            f"use tff.federated_select if the server may see the clients' keys, {_IN_THE_OPEN}"
-        ),
     }
 )
-"""The intrinsics whose promise fedbroker cannot keep, each with its replacement."""
+"""The intrinsics whose promise depends on keys, each with its replacement.
+
+``federated_secure_select`` is not among them: the server's value is sent to every silo, which selects by itself. The
+keys never leave the silo, so that it is planned as ``federated_select`` in every mode.
+"""
 
 DEFECT: Final = (
     "this is a defect of fedbroker: report this line, the versions of fedbroker and tensorflow-federated, and the "
@@ -77,14 +78,18 @@ class Flat:
         parameters: leaves of the parameter; references to them have the slot's name.
         locals: name and value, each one call, in an order in which they can be evaluated.
         result: structs, selections and references.
-        exposed: the secure intrinsics that are computed in plaintext.
+        once: names of unplaced locals that are evaluated exactly once, at the coordinator, even if they are pure.
+        exposed: the secure sums that are computed in plaintext.
+        masked: the secure sums that are masked.
     """
 
     name: str
     parameters: tuple[Slot, ...]
     locals: tuple[tuple[str, Block], ...]
     result: Block
+    once: frozenset[str] = frozenset()
     exposed: tuple[str, ...] = ()
+    masked: tuple[str, ...] = ()
 
 
 def flatten(comp: tff.framework.ConcreteComputation, secure_sum: SecureSum) -> Flat:
@@ -96,7 +101,8 @@ def flatten(comp: tff.framework.ConcreteComputation, secure_sum: SecureSum) -> F
     block = comp.to_building_block()
     contents = contents_of(block)
     exposed = contents.secure if secure_sum == "plaintext" else ()
-    _check_supported(block, contents, exposed)
+    masked = contents.secure if secure_sum == "masked" else ()
+    _check_supported(block, contents, exposed or masked)
     try:
         if exposed:
             comp = _in_plaintext(comp)
@@ -109,15 +115,15 @@ def flatten(comp: tff.framework.ConcreteComputation, secure_sum: SecureSum) -> F
         raise PlanError(
             f"cannot compile the computation: {type(error).__name__}: {_first_line(error)}", hint=DEFECT
         ) from error
-    _check_supported(compiled, contents_of(compiled), ())
+    _check_supported(compiled, contents_of(compiled), masked)
     function = _as_lambda(compiled)
     parameters, arguments = _split_parameter(function)
     locals_, result = _split_body(function.result)
     # TFF's names are random. These depend on the computation only, so that the stages' digests do, too.
     names = {name: f"v{index}" for index, (name, _) in enumerate(locals_)}
     values = arguments | {name: bb.Reference(names[name], value.type_signature) for name, value in locals_}
-    renamed = tuple((names[name], bind(value, values)) for name, value in locals_)
-    return Flat(name_of_block(block), parameters, renamed, bind(result, values), exposed)
+    renamed, once = with_moduli_as_locals([(names[name], bind(value, values)) for name, value in locals_])
+    return Flat(name_of_block(block), parameters, renamed, bind(result, values), once, exposed, masked)
 
 
 # --- what a computation contains ---
@@ -169,20 +175,20 @@ def _refused(part: Block) -> PlanError | None:
     return None
 
 
-def _check_supported(block: Block, contents: Contents, exposed: tuple[str, ...]) -> None:
+def _check_supported(block: Block, contents: Contents, allowed: tuple[str, ...]) -> None:
     """Check that a computation can run on a cohort.
 
     Args:
         block: the computation.
         contents: its parts.
-        exposed: the secure intrinsics to compute in plaintext.
+        allowed: the secure sums to compute in plaintext, or to mask.
 
     Raises:
         PlanError: names the first intrinsic or construct that cannot be planned, and its replacement.
     """
     _check_signature(block.type_signature)
     for uri in contents.secure:
-        if uri not in exposed:
+        if uri not in allowed:
             raise PlanError(f"{uri} cannot be planned", intrinsic=uri, hint=SECURE[uri])
     if contents.refused is not None:
         raise contents.refused

@@ -17,6 +17,7 @@ from fedbroker.errors import PlanError
 from fedbroker.plan.aggregation import Aggregation, aggregation_of
 from fedbroker.plan.blocks import Block, free, names_in_order, proto_of, tf, untyped, walk
 from fedbroker.plan.compiler import DEFECT, Flat
+from fedbroker.plan.masked import Masked, masked_of
 
 __all__ = ["Local", "Place", "analyse", "check_captures", "place_of"]
 
@@ -70,7 +71,7 @@ class Local:
     place: Place
     stage: int
     uses: tuple[str, ...]
-    aggregation: Aggregation | None = None
+    aggregation: Aggregation | Masked | None = None
     once: bool = False
 
     @property
@@ -106,12 +107,12 @@ def analyse(flat: Flat) -> dict[str, Local]:
     }
     result = names_in_order(flat.result)
     for name, block in flat.locals:
-        values[name] = _local(name, block, values, returned=name in result)
+        values[name] = _local(name, block, values, once=name in result or name in flat.once)
     needed = _reachable(result, values)
     return {name: local for name, local in values.items() if name in needed}
 
 
-def _local(name: str, block: Block, values: Mapping[str, Local], *, returned: bool) -> Local:
+def _local(name: str, block: Block, values: Mapping[str, Local], *, once: bool) -> Local:
     uses = tuple(names_in_order(block))
     unbound = [use for use in uses if use not in values]
     if unbound:
@@ -124,7 +125,7 @@ def _local(name: str, block: Block, values: Mapping[str, Local], *, returned: bo
             f"{block.compact_representation()[:120]} makes an unplaced value from a federated one",
             hint="use tff.federated_map or an aggregation",
         )
-    aggregation = aggregation_of(block)
+    aggregation = aggregation_of(block) or masked_of(block)
     return Local(
         name,
         block.type_signature,
@@ -133,7 +134,7 @@ def _local(name: str, block: Block, values: Mapping[str, Local], *, returned: bo
         max((local.stage for local in used), default=0) + (aggregation is not None),
         uses,
         aggregation=aggregation,
-        once=place is Place.NOWHERE and (returned or stateful),
+        once=place is Place.NOWHERE and (once or stateful),
     )
 
 

@@ -229,7 +229,8 @@ class Plan:
         parameters: the leaves of its parameter: each federated value, and each largest part without any.
         stages: server and client stages, alternating.
         result: the result's shape, with a slot for each value that a stage computes.
-        exposed: the secure intrinsics that are computed in plaintext, so that the coordinator sees each silo's part.
+        exposed: the secure sums that are computed in plaintext, so that the coordinator sees each silo's part.
+        masked: the secure sums that are masked, so that the coordinator sees the total only.
         client_stages: the stages that need silos: each is one barrier, and so one round trip.
         result_slots: the slots of the result, left to right.
     """
@@ -240,6 +241,7 @@ class Plan:
     stages: tuple[Stage, ...]
     result: Template
     exposed: tuple[str, ...] = ()
+    masked: tuple[str, ...] = ()
     client_stages: tuple[ClientStage, ...] = field(init=False)
     result_slots: tuple[Slot, ...] = field(init=False)
 

@@ -40,7 +40,8 @@ def make_plan(comp: tff.Computation, *, secure_sum: SecureSum = "refuse") -> Pla
     slots |= {local.name: Slot(local.name, local.type) for local in values.values() if local.name not in slots}
     builder = Builder(values, slots, frozenset(names_in_order(flat.result)))
     template = _template(flat.result, slots)
-    return Plan(flat.name, comp.type_signature, flat.parameters, builder.stages(), template, flat.exposed)
+    stages = builder.stages()
+    return Plan(flat.name, comp.type_signature, flat.parameters, stages, template, flat.exposed, flat.masked)
 
 
 def _name_result_leaves(flat: Flat) -> Flat:

@@ -1,4 +1,6 @@
-"""Rows of ``federated_select`` whose names are not in the order of the alphabet.
+"""``federated_select``, and the secure one, which needs no treatment of its own: a silo selects by itself.
+
+Rows whose names are not in the order of the alphabet need one.
 
 TFF 0.87's runtime makes a sequence of the rows, with each row's parts in the order of its type. TensorFlow sorts the
 parts of a dict by name, and so would take one part for another. Rows without names have one order for both.
@@ -32,27 +34,29 @@ from fedbroker.plan.blocks import (
 
 __all__ = ["SELECTS", "with_rows_in_order"]
 
-SELECT: Final = intrinsic_defs.FEDERATED_SELECT.uri
-SELECTS: Final = frozenset({SELECT, intrinsic_defs.FEDERATED_SECURE_SELECT.uri})
+SELECTS: Final = frozenset({intrinsic_defs.FEDERATED_SELECT.uri, intrinsic_defs.FEDERATED_SECURE_SELECT.uri})
 
 _factory: Final = untyped(building_block_factory)
 _utils: Final = untyped(transformation_utils)
 
 
 def with_rows_in_order(comp: tff.framework.ConcreteComputation) -> tff.framework.ConcreteComputation:
-    """Let each ``federated_select`` of ``comp`` return rows whose order of parts the runtime and TensorFlow share."""
+    """Let each ``federated_select`` of ``comp`` return rows whose order of parts the runtime and TensorFlow share.
+
+    A secure one becomes an ordinary one: the runtime has no other.
+    """
     block = transformations.to_call_dominant(comp.to_building_block())
     block, _ = _utils.transform_postorder(block, _ordered)
     return as_computation(block)
 
 
 def _ordered(block: Block) -> tuple[Block, bool]:
-    if not (isinstance(block, bb.Call) and isinstance(block.function, bb.Intrinsic) and block.function.uri == SELECT):
+    if not (isinstance(block, bb.Call) and isinstance(block.function, bb.Intrinsic) and block.function.uri in SELECTS):
         return block, False
     keys, largest, server, select = (element(block.argument, at) for at in range(4))
     row = result_of(select)
     if _is_sorted(row):
-        return block, False
+        return _factory.create_federated_select(keys, largest, server, select, False), True
     selected = _factory.create_federated_select(keys, largest, server, _without_names(select), False)
     nameless = _nameless_type(row)
 

@@ -18,7 +18,7 @@ from fedbroker.errors import WireError
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits, too_large_value
 from fedbroker.wire.messages import Chunk, Digest
 
-__all__ = ["Assembler", "Assembly", "Buffer", "allocate", "cut", "digest_of", "joined"]
+__all__ = ["Assembler", "Assembly", "Buffer", "allocate", "content_digest", "cut", "digest_of", "joined"]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 """Contiguous bytes."""
@@ -64,6 +64,14 @@ def digest_of(data: Buffer) -> Digest:
     A signature over the digest vouches for the content: finding another blob with the same digest is infeasible.
     """
     return blake3.blake3(data).hexdigest(length=DIGEST_BYTES)
+
+
+def content_digest(data: Buffer) -> bytes:
+    """Return all 32 bytes of a blob's BLAKE3 hash, for comparisons in which either side may have made the blobs.
+
+    The digest that addresses a blob is too short for that: two blobs that share it can be found.
+    """
+    return blake3.blake3(data).digest()
 
 
 def cut(digest: Digest, data: Buffer, chunk_bytes: int) -> Iterator[tuple[Chunk, memoryview]]:

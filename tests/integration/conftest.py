@@ -70,6 +70,14 @@ def direct(loop_thread, runtime):
 
 
 @pytest.fixture
+def masked(loop_thread, runtime):
+    """Return ``run(comp, *args, silos=n)``, which invokes with masked sums, without masks and without a broker."""
+    from tests.support.masked_plans import masked_run
+
+    return masked_run(loop_thread, runtime)
+
+
+@pytest.fixture
 def waiting(tmp_path, monkeypatch):
     """Return two sources, one of which blocks until it is released and counts its reads."""
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -51,34 +51,37 @@ class DirectSession:
         for member in self.members:
             if member.name not in self.executors:
                 self.executors[member.name] = await self.runtime.executor(self.clients[member.name])
-            outputs = await self._replay(member.name, work)
+            values = self.values[member.name]
+            outputs = await replay(self.executors[member.name], values, work.ops[member.name], work.blobs)
             work.merges.arrive(member.name, work.accept(member.name, outputs), sum(map(len, outputs)))
             work.merges.advance([member.name])
         return tuple(member.name for member in self.members)
-
-    async def _replay(self, silo, work):
-        executor, refs, outputs = self.executors[silo], self.values[silo], []
-        for op in work.ops[silo]:
-            match op:
-                case Value(ref, blob):
-                    refs[ref] = await executor.value(work.blobs[blob])
-                case Struct(ref, elements):
-                    refs[ref] = await executor.struct([(name, refs[one]) for name, one in elements])
-                case Select(ref, source, index):
-                    refs[ref] = await executor.select(refs[source], index)
-                case Call(ref, function, argument):
-                    refs[ref] = await executor.call(refs[function], None if argument is None else refs[argument])
-                case Compute(ref):
-                    outputs.append(await executor.compute(refs[ref]))
-                case Drop(gone):
-                    for ref in gone:
-                        del refs[ref]
-        return outputs
 
     async def close(self, error=None) -> None:
         for executor in self.executors.values():
             await executor.close()
         self.executors = {}
+
+
+async def replay(executor, refs, ops, blobs):
+    """Run a silo's operations, keep its values in ``refs``, and return its outputs."""
+    outputs = []
+    for op in ops:
+        match op:
+            case Value(ref, blob):
+                refs[ref] = await executor.value(blobs[blob])
+            case Struct(ref, elements):
+                refs[ref] = await executor.struct([(name, refs[one]) for name, one in elements])
+            case Select(ref, source, index):
+                refs[ref] = await executor.select(refs[source], index)
+            case Call(ref, function, argument):
+                refs[ref] = await executor.call(refs[function], None if argument is None else refs[argument])
+            case Compute(ref):
+                outputs.append(await executor.compute(refs[ref]))
+            case Drop(gone):
+                for ref in gone:
+                    del refs[ref]
+    return outputs
 
 
 class DirectCohort:

@@ -157,7 +157,7 @@ def test_sequence_that_reads_a_file_is_refused(tmp_path):
 
 def test_reply_must_have_the_outputs_of_its_stage():
     slots = [SimpleNamespace(type=SUM), SimpleNamespace(type=tff.FederatedType(NUMBER, tff.CLIENTS))]
-    stage = SimpleNamespace(kept=(), partials=slots[:1], returned=slots[1:])
+    stage = SimpleNamespace(kept=(), masked=(), partials=slots[:1], returned=slots[1:])
     partial, returned = at_server(one()), serialize([1.0, 2.0], slots[1].type)
     check_reply(stage, [b"".join(structure([partial, returned]))], 2)
     for outputs in ([], [partial], [b"".join(structure([partial]))], [b"".join(structure([returned, partial]))]):

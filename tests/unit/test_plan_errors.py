@@ -34,7 +34,7 @@ def test_secure_sums_are_refused_and_named(body, intrinsic):
     assert "federated_sum" in caught.value.hint
 
 
-def test_secure_select_is_refused():
+def test_secure_select_is_planned_as_the_silo_selects_by_itself():
     @tff.federated_computation(
         tff.FederatedType(tff.TensorType(np.int32, [1]), tff.CLIENTS),
         tff.FederatedType(np.int32, tff.SERVER),
@@ -44,9 +44,10 @@ def test_secure_select_is_refused():
         pick = tff.tensorflow.computation(lambda v, k: v, (np.float32, np.int32))
         return tff.federated_secure_select(keys, max_key, value, pick)
 
-    with pytest.raises(PlanError, match="federated_select") as caught:
-        make_plan(select)
-    assert caught.value.intrinsic == "federated_secure_select"
+    for secure_sum in ("refuse", "plaintext", "masked"):
+        plan = make_plan(select, secure_sum=secure_sum)
+        assert plan.exposed == plan.masked == ()
+        assert plan.round_trips == 1
 
 
 def test_jax_is_refused_plainly():

@@ -16,13 +16,23 @@ from fedbroker.plan.model import ClientStage, Slot
 from fedbroker.wire.blobs import Buffer, digest_of
 from fedbroker.wire.messages import Call, Compute, Data, Digest, Drop, Op, Select, Struct, Value
 
-__all__ = ["BoundData", "StageOps", "output_count", "parts_of"]
+__all__ = ["BoundData", "StageOps", "is_split", "output_count", "parts_of"]
 
 _SAME_VERSION: Final = "use the same version at both ends"
 
 
+def is_split(stage: ClientStage) -> bool:
+    """Return whether each output of a stage is computed by itself: values are kept at the silo, or masked."""
+    return bool(stage.kept or stage.masked)
+
+
 def parts_of(stage: ClientStage, outputs: Sequence[Buffer]) -> Sequence[Buffer]:
     """Return a stage's partials and then its returned values, each serialized, from the outputs of a silo.
+
+    Args:
+        stage: the stage.
+        outputs: its outputs, without the masked values, which have a layout of their own
+            (:mod:`fedbroker.masking.results`).
 
     Raises:
         WireError: these are no outputs of that stage.
@@ -30,15 +40,18 @@ def parts_of(stage: ClientStage, outputs: Sequence[Buffer]) -> Sequence[Buffer]:
     expected = output_count(stage)
     if len(outputs) != expected:
         raise WireError(f"a silo's answer has {len(outputs)} outputs, and not {expected}", hint=_SAME_VERSION)
-    parts = outputs if stage.kept else split(outputs[0], ELEMENTS)
+    parts = outputs if is_split(stage) else split(outputs[0], ELEMENTS)
     if len(parts) != len(stage.partials) + len(stage.returned):
         raise WireError(f"a silo's answer has {len(parts)} values", hint=_SAME_VERSION)
     return parts
 
 
 def output_count(stage: ClientStage) -> int:
-    """Return the number of outputs of a stage: one struct or, if values are kept at the silo, each value alone."""
-    return len(stage.partials) + len(stage.returned) if stage.kept else 1
+    """Return the number of outputs of a stage, without the masked values.
+
+    It is one struct of all values or, if values are kept at the silo or masked, each value alone.
+    """
+    return len(stage.partials) + len(stage.returned) if is_split(stage) else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +114,8 @@ class StageOps:
 
         Returns:
             For each silo, its operations. Their only output is the struct of the stage's partials and returned values.
-            If values are kept at the silo, each of them is an output of its own: see :func:`parts_of`.
+            If values are kept at the silo or masked, each is an output of its own, the masked ones first: see
+            :func:`parts_of`.
         """
         self.blobs = {}
         shared = [slot for slot in stage.inputs if slot.name not in self._refs]
@@ -144,11 +158,11 @@ class StageOps:
             temporary.append(argument)
             ops.append(Struct(argument, tuple((slot.name, self._refs[slot.name]) for slot in stage.inputs)))
         ops.append(Call(result, function, argument))
-        if stage.kept:
+        if is_split(stage):
             for index, slot in enumerate(stage.outputs):
                 self._refs[slot.name] = next(self._numbers)
                 ops.append(Select(self._refs[slot.name], result, index))
-            ops += [Compute(self._refs[slot.name]) for slot in (*stage.partials, *stage.returned)]
+            ops += [Compute(self._refs[slot.name]) for slot in (*stage.masked, *stage.partials, *stage.returned)]
         else:
             ops.append(Compute(result))
         if last:

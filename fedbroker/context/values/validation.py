@@ -20,7 +20,7 @@ from tensorflow_federated.python.core.impl.compiler import array
 from tensorflow_federated.python.core.impl.types import array_shape, dtype_utils
 
 from fedbroker.context.values.codec import each
-from fedbroker.context.values.ops import parts_of
+from fedbroker.context.values.ops import is_split, parts_of
 from fedbroker.errors import WireError
 from fedbroker.graphs import ops_of_graph, why_refused
 from fedbroker.plan.model import ClientStage
@@ -63,6 +63,8 @@ _HINT: Final = "use the same version at both ends, or see which process replies 
 def check_reply(stage: ClientStage, outputs: Sequence[Buffer], clients: int) -> None:
     """Check that a silo's outputs are the stage's partials and returned values, of their types.
 
+    Masked values have no type that can be checked: their sizes are, where they are added.
+
     Args:
         stage: the stage that was run.
         outputs: serialized outputs.
@@ -72,7 +74,7 @@ def check_reply(stage: ClientStage, outputs: Sequence[Buffer], clients: int) -> 
         WireError: an output is of another type.
     """
     parts = parts_of(stage, outputs)
-    if not stage.kept:
+    if not is_split(stage):
         _check_frame(outputs[0], len(parts))
     for part, slot in zip(parts, (*stage.partials, *stage.returned), strict=True):
         assert isinstance(slot.type, tff.FederatedType), "values that cross are placed"
