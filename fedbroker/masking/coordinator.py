@@ -7,11 +7,9 @@ those that are not.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import islice
 from typing import Final
-
-import numpy as np
 
 from fedbroker.errors import MaskingError
 from fedbroker.masking.members import MaskKey, Members
@@ -48,6 +46,21 @@ class CoordinatorSum:
     def threshold(self) -> int:
         """The fewest members that each step needs."""
         return threshold_of(len(self._members.all))
+
+    @property
+    def offered(self) -> frozenset[str]:
+        """The members that have made an offer; once the members that share are fixed, these are all of them."""
+        return frozenset(self._offers)
+
+    @property
+    def is_sharing(self) -> bool:
+        """True if the members that share are fixed."""
+        return self._sharing is not None
+
+    @property
+    def revealed(self) -> frozenset[str]:
+        """The survivors that have revealed their shares."""
+        return frozenset(self._revealed)
 
     def add_offer(self, silo: str, offer: Offer) -> None:
         """Add a member's offer.
@@ -86,6 +99,18 @@ class CoordinatorSum:
         else:
             add(self._total, values)
         self._arrived.add(silo)
+
+    def set_total(self, silos: Collection[str], total: Masked) -> None:
+        """Set the sum of the masked values of members, which were added elsewhere.
+
+        Raises:
+            MaskingError: one of them does not share this stage, or values have arrived before.
+        """
+        others = set(silos) - self.offered
+        if self._sharing is None or others or self._arrived or self._survivors is not None:
+            raise MaskingError(f"masked values of silos {sorted(others or silos)} are not expected", hint=_LATE)
+        self._total = total
+        self._arrived = set(silos)
 
     def close(self) -> tuple[str, ...]:
         """Fix the survivors, and return their names: each is asked to sign them.
@@ -128,7 +153,10 @@ class CoordinatorSum:
         self._revealed[silo] = revealed
 
     def result(self) -> Masked:
-        """Return the sum over the survivors, without masks.
+        """Remove the masks from the sum over the survivors, in place, and return it; once.
+
+        All secrets are reconstructed before the first mask is removed: after an error, the sum is as before, and more
+        shares may help.
 
         Raises:
             MaskingError: too few have revealed their shares, or the shares of a member do not fit; names it.
@@ -136,36 +164,54 @@ class CoordinatorSum:
         survivors, total = self._fixed(), self._total
         assert total is not None
         self._check_count(len(self._revealed), "revealed their shares")
-        total = [(ring, np.copy(elements)) for ring, elements in total]
-        streams = self._streams(survivors)
+        seeds = {silo: self._seed(silo) for silo in survivors.names}
+        keys = {silo: self._stage_key(silo) for silo in sorted(self.offered - set(survivors.names))}
+        streams = self._streams(survivors, seeds, keys)
         while group := list(islice(streams, _STREAMS)):
             apply_streams(total, group)
         return total
 
-    def _streams(self, survivors: Survivors) -> Iterator[tuple[Stream, bool]]:
+    def _seed(self, silo: str) -> bytes:
+        """Return the seed of a survivor's mask of its own."""
+        shares = {name: revealed.seeds[silo] for name, revealed in self._revealed.items()}
+        return self._secret(silo, shares, lambda seed: hashlib.sha256(seed).digest() == self._offers[silo].commitment)
+
+    def _stage_key(self, silo: str) -> MaskKey:
+        """Return the stage key of a dropped member."""
+        shares = {name: revealed.keys[silo] for name, revealed in self._revealed.items()}
+        return MaskKey(self._secret(silo, shares, lambda key: MaskKey(key).public == self._offers[silo].stage_key))
+
+    def _streams(
+        self, survivors: Survivors, seeds: Mapping[str, bytes], keys: Mapping[str, MaskKey]
+    ) -> Iterator[tuple[Stream, bool]]:
         """Yield the masks that the sum still has, each with True if it is to be subtracted."""
-        for silo in survivors.names:
-            seed = self._secret(silo, {name: revealed.seeds[silo] for name, revealed in self._revealed.items()})
-            if hashlib.sha256(seed).digest() != self._offers[silo].commitment:
-                raise MaskingError(f"the shares of silo {silo!r} do not fit", hint=_SILO)
+        for seed in seeds.values():
             yield own_stream(seed, survivors.sharing), True
-        for silo in sorted(set(self._offers) - set(survivors.names)):
-            shares = {name: revealed.keys[silo] for name, revealed in self._revealed.items()}
-            yield from self._pair_streams(silo, MaskKey(self._secret(silo, shares)), survivors)
+        for dropped, key in keys.items():
+            yield from self._pair_streams(dropped, key, survivors)
 
     def _pair_streams(self, dropped: str, key: MaskKey, survivors: Survivors) -> Iterator[tuple[Stream, bool]]:
         """Yield the masks that the survivors share with a dropped member."""
-        if key.public != self._offers[dropped].stage_key:
-            raise MaskingError(f"the shares of silo {dropped!r} do not fit", hint=_SILO)
         for silo in survivors.names:
             # The survivor has subtracted the mask if the dropped member comes first.
             yield pair_stream(key, self._offers[silo].stage_key, survivors.sharing), dropped > silo
 
-    def _secret(self, silo: str, shares: Mapping[str, bytes]) -> bytes:
-        try:
-            return reconstruct({self._members.number(name): share for name, share in shares.items()}, self.threshold)
-        except MaskingError as error:
-            raise MaskingError(f"the shares of silo {silo!r}: {error.what}", hint=error.hint) from None
+    def _secret(self, silo: str, shares: Mapping[str, bytes], fits: Callable[[bytes], bool]) -> bytes:
+        """Return the secret that the shares determine. One holder may have revealed a wrong share, if more are there.
+
+        Raises:
+            MaskingError: no secret fits what the silo has offered.
+        """
+        numbered = {self._members.number(name): share for name, share in shares.items()}
+        spare = len(numbered) > self.threshold
+        for wrong in (None, *sorted(numbered)[: self.threshold]) if spare else (None,):
+            try:
+                secret = reconstruct({one: numbered[one] for one in numbered if one != wrong}, self.threshold)
+            except MaskingError:
+                continue
+            if fits(secret):
+                return secret
+        raise MaskingError(f"the shares of silo {silo!r} do not fit", hint=_SILO)
 
     def _fixed(self) -> Survivors:
         if self._survivors is None:

@@ -12,9 +12,9 @@ from fedbroker.errors import FedbrokerError
 from fedbroker.session.masking import StageMasking
 from fedbroker.session.merge_scheduler import MergeScheduler
 from fedbroker.session.roster import Member
-from fedbroker.transport.coordinator.requests import Dead
+from fedbroker.transport.coordinator.requests import Dead, MaskHandler
 from fedbroker.wire.codec import Buffer
-from fedbroker.wire.messages import Digest, Done, Failed, Need, Op, WorkItem
+from fedbroker.wire.messages import Digest, Done, Failed, MaskNotice, Need, Op, WorkItem
 
 __all__ = ["Accept", "Check", "LateJoiner", "PendingRequest", "Read", "Results", "SessionTransport", "StageWork"]
 
@@ -97,6 +97,14 @@ class SessionTransport(Protocol):
 
     async def end_session(self, silo: str, session_id: str, incarnation: str) -> None:
         """Tell an incarnation of a silo to forget a session."""
+        ...
+
+    def mask_replies(self, session_id: str, stage: int, handler: MaskHandler) -> AbstractContextManager[None]:
+        """Pass the silos' messages of a stage's masked sum to a handler within the block."""
+        ...
+
+    async def send_notice(self, silo: str, notice: MaskNotice, attachments: Sequence[Buffer]) -> None:
+        """Send a silo a message of a masked sum; best effort within a bounded time."""
         ...
 
 

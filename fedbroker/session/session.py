@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from fedbroker import tracing
 from fedbroker.deadline import Deadline
 from fedbroker.errors import FedbrokerError, JournalError, MaskingError, StragglerTimeout
+from fedbroker.masking.offers import threshold_of
 from fedbroker.masking.request import MaskingRequest, encode_request
+from fedbroker.session.dropout_rounds import OFFER_SHARE, DropoutRounds
 from fedbroker.session.journal import SessionJournal
 from fedbroker.session.masking import MaskedTotal, mask_members, masking_request
 from fedbroker.session.merge_scheduler import upload_allowance
@@ -19,7 +22,7 @@ from fedbroker.session.ports import SessionTransport, StageWork
 from fedbroker.session.report import Recorder, RequestTimings, SessionReport
 from fedbroker.session.roster import BlobCacheIndex, Member, ship
 from fedbroker.session.silo_request import CHECK_IN_THREAD_BYTES, SiloRequest, StageContext
-from fedbroker.session.stage_state import Close, Fail, Policy, StageState, Wait, replaceable
+from fedbroker.session.stage_state import Close, Fail, Outcome, Policy, StageState, TooLate, Wait, replaceable
 from fedbroker.trust.keys import Public
 from fedbroker.wire.blobs import Buffer, digest_of
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
@@ -184,16 +187,35 @@ class StageRunner:
             session.session_id,
             work.stage,
             [member.name for member in session.members],
-            session.policy.needed(len(session.membership)),
+            self._needed(request),
             round(seconds, 3),
             self._deadline.at + LATENESS,
             session.policy.grace,
         )
-        self._replaces = session.policy.stragglers == "replace" and work.enlist is not None
+        # All silos of a masked sum already have the list of its members: no silo can join it.
+        self._replaces = session.policy.stragglers == "replace" and work.enlist is not None and request is None
         # Silos that may be replaced must pick up their work early enough to leave time for a late joiner.
         self._pickup = Deadline.after(PICKUP_SHARE * seconds) if self._replaces else None
         self._requests: dict[str, SiloRequest] = {}
+        self._asking: dict[str, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
+        self._rounds: DropoutRounds | None = None
+        if request is not None and request.dropouts:
+            self._rounds = DropoutRounds(
+                session.session_id,
+                work.stage,
+                session.transport,
+                request,
+                session.silo_keys,
+                self._state.needed,
+                self._on_masks,
+            )
+
+    def _needed(self, request: MaskingRequest | None) -> int:
+        """Return the number of silos that must answer."""
+        session = self._session
+        needed = session.policy.needed(len(session.membership))
+        return max(needed, threshold_of(len(session.members))) if request is not None else needed
 
     async def run(self) -> tuple[str, ...]:
         """See :meth:`Session.run_stage`."""
@@ -203,8 +225,9 @@ class StageRunner:
         ) as span:
             session.recorder.stage_started(state.stage, state.silos, state.seconds)
             try:
-                await self._run_tasks()
-                self._check_added()
+                with self._mask_replies():
+                    await self._run_tasks()
+                    await self._unmask()
                 self._finish()
             except FedbrokerError as error:
                 if isinstance(error, StragglerTimeout) and (trouble := await session.transport.trouble()) is not None:
@@ -212,6 +235,7 @@ class StageRunner:
                 self._finish(error)
                 raise
             finally:
+                self._asking.clear()
                 self._requests.clear()  # break the reference cycle: it would keep models until a garbage collection
             span.set(participants=len(state.participants))
         return state.participants
@@ -234,6 +258,8 @@ class StageRunner:
                     self._request,
                 )
                 self._start(stage, session.members, self._work.ops)
+                if self._rounds is not None:
+                    stage.start_task(self._share(stage, self._rounds))
                 error, over = await self._verdict(), True
                 for task in stage.tasks:
                     task.cancel()
@@ -281,7 +307,7 @@ class StageRunner:
                 allowance=upload_allowance(len(session.membership), session.limits.held_results),
                 timings=RequestTimings(member.name, member.incarnation, in_place_of),
             )
-            stage.start_task(self._ask(request))
+            self._asking[member.name] = stage.start_task(self._ask(request))
         if shipment.broadcast:
             stage.start_task(stage.send_blobs(shipment.broadcast, None))
         for silo, digests in shipment.direct.items():
@@ -290,8 +316,13 @@ class StageRunner:
 
     async def _ask(self, request: SiloRequest) -> None:
         """Run a request, and record its outcome."""
-        outcome = await request.run()
+        self._settle(request, await request.run())
+
+    def _settle(self, request: SiloRequest, outcome: Outcome) -> None:
+        """Record the outcome of a silo, and pass its outputs on."""
         silo, merges = request.member.name, self._work.merges
+        if self._rounds is not None and isinstance(outcome, Done) and not self._rounds.shares(silo):
+            outcome = request.failed("refused", "it replied before the silos of the masked sum were known", _LOG)
         if not self._state.settle(silo, outcome, time.monotonic()):
             return
         self._session.recorder.silo_ended(request.timings, outcome)
@@ -310,7 +341,46 @@ class StageRunner:
                 self._state.offer(silo)
                 request.stage.start_task(self._recruit(request.stage, silo))
         merges.advance(self._state.advance())
+        if self._rounds is not None:
+            self._rounds.notify()
         self._changed.set()
+
+    async def _share(self, stage: StageContext, rounds: DropoutRounds) -> None:
+        """Fix the silos that share the masked sum, go on without the others, and tell each what it needs."""
+        left = self._deadline.left()
+        until = time.monotonic() + OFFER_SHARE * left
+        sharing = await rounds.fix_sharing(lambda: self._state.pending, until, self._session.policy.grace)
+        for silo in self._state.pending:
+            if silo not in sharing:
+                self._settle(self._requests[silo], TooLate(silo))
+                self._asking[silo].cancel()
+        await rounds.send_sharing(lambda: self._state.pending)
+
+    def _on_masks(self) -> None:
+        """Drop silos whose messages of the masked sum are invalid."""
+        assert self._rounds is not None
+        for silo in self._state.pending:
+            if (invalid := self._rounds.invalid(silo)) is not None:
+                request = self._requests[silo]
+                self._settle(request, request.failed("refused", invalid.what, invalid.hint))
+                self._asking[silo].cancel()
+
+    def _mask_replies(self) -> AbstractContextManager[None]:
+        """Receive the silos' messages of a masked sum within the block."""
+        rounds, session = self._rounds, self._session
+        if rounds is None:
+            return nullcontext()
+        return session.transport.mask_replies(session.session_id, self._state.stage, rounds.receive)
+
+    async def _unmask(self) -> None:
+        """Check that the masked sum is over the participants, and remove the masks that do not cancel in it."""
+        masking, participants = self._work.masking, self._state.participants
+        if masking is None:
+            return
+        if set(masking.total.silos) != set(participants):
+            raise MaskingError("the masked values of a silo were not added", hint="see the log, and call again")
+        if self._rounds is not None:
+            await self._rounds.remove_masks(participants, masking.total, self._deadline.left())
 
     async def _add(self, silo: str, total: MaskedTotal, masked: Buffer) -> None:
         """Add a silo's masked values to those of the others, in the order of arrival, and release them."""
@@ -320,12 +390,6 @@ class StageRunner:
             else:
                 total.add(silo, masked)
         self._work.merges.let_go(len(masked))
-
-    def _check_added(self) -> None:
-        """Check that the masked values of all participants are in the sum: else masks are left in it."""
-        masking = self._work.masking
-        if masking is not None and set(masking.total.silos) != set(self._state.participants):
-            raise MaskingError("the masked values of a silo were not added", hint="see the log, and call again")
 
     async def _recruit(self, stage: StageContext, straggler: str) -> None:
         """Wait for a late joiner that can replace a straggler, and ask it."""
@@ -358,3 +422,6 @@ class StageRunner:
         session.recorder.stage_finished(state.asked, state.needed, merges.merge_order(participants), error)
         if error is None:
             session.continue_with([self._requests[silo].member for silo in participants])
+
+
+_LOG: Final = "use the same version at both ends, or see its log"

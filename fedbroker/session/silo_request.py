@@ -88,9 +88,11 @@ class StageContext:
     request: OptionalDigest = ""
     tasks: list[asyncio.Task[None]] = field(default_factory=list[asyncio.Task[None]])
 
-    def start_task(self, work: Coroutine[Any, Any, None]) -> None:
+    def start_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run work in the background until the stage ends; its error ends the stage."""
-        self.tasks.append(self.task_group.create_task(work))
+        task = self.task_group.create_task(work)
+        self.tasks.append(task)
+        return task
 
     async def send_blobs(self, digests: Sequence[Digest], silo: str | None) -> None:
         """Send blobs one after another to one silo or, with None, to the cohort."""
@@ -161,7 +163,7 @@ class SiloRequest:
             except Missing as missing:
                 lost_results += 1
                 if lost_results == MAX_RESULT_ATTEMPTS:
-                    return self._failed("lost", "its results were lost on the way", "run the computation again")
+                    return self.failed("lost", "its results were lost on the way", "run the computation again")
                 _log.info("results_requested_again", session=stage.session_id, silo=silo, reason=str(missing))
                 inline, pickup = (), None
                 continue
@@ -177,7 +179,7 @@ class SiloRequest:
             self.timings.bytes_out += self._size(large)
             incoming = tuple(dict.fromkeys((*incoming, *large)))
         cause = f"it asked {MAX_BLOB_REQUESTS} times for blobs that it had been sent"
-        return self._failed("lost", cause, "give it more room for blobs ([silo] blob_cache_bytes)")
+        return self.failed("lost", cause, "give it more room for blobs ([silo] blob_cache_bytes)")
 
     async def _ask(
         self, inline: Sequence[Digest], incoming: Sequence[Digest], pickup: Deadline | None, allowance: int
@@ -220,7 +222,7 @@ class SiloRequest:
         except (DeadlineExceeded, TimeoutError):
             return Lost(silo, "time")
         if isinstance(reply, Need) and not stage.work.blobs.keys() >= set(reply.digests):
-            return self._failed("refused", "it asked for blobs that it was never to have", "see its log")
+            return self.failed("refused", "it asked for blobs that it was never to have", "see its log")
         return reply
 
     async def _check_outputs(self, reply: Done) -> Failed | None:
@@ -289,7 +291,7 @@ class SiloRequest:
 
     def _invalid(self, why: str, hint: str = "use the same version at both ends, or see its log") -> Failed:
         self.outputs = ()
-        return self._failed("refused", f"its reply is invalid: {why}", hint)
+        return self.failed("refused", f"its reply is invalid: {why}", hint)
 
     def _recorded_reply(self, outputs: Sequence[Buffer]) -> Done:
         """Return the reply of a silo that had answered before we were killed."""
@@ -324,7 +326,7 @@ class SiloRequest:
             if not isinstance(answer, Done):
                 return answer
             reply = answer
-        return self._failed("lost", f"it announced its results {MAX_RESULT_ATTEMPTS} times", "see its log")
+        return self.failed("lost", f"it announced its results {MAX_RESULT_ATTEMPTS} times", "see its log")
 
     async def _upload(self, reply: Done) -> Done:
         """Wait for the results. If the silo holds them, tell it to upload them when room is left."""
@@ -352,6 +354,7 @@ class SiloRequest:
     def _size(self, digests: Sequence[Digest]) -> int:
         return sum(len(self.stage.work.blobs[digest]) for digest in digests)
 
-    def _failed(self, kind: Literal["lost", "refused"], cause: str, hint: str) -> Failed:
+    def failed(self, kind: Literal["lost", "refused"], cause: str, hint: str) -> Failed:
+        """Return the outcome of this silo as one that failed."""
         member = self.member
         return Failed(self.stage.session_id, self.stage.work.stage, member.name, member.incarnation, kind, cause, hint)

@@ -13,6 +13,7 @@ import numpy as np
 from fedbroker.errors import MaskingError, Missing
 from fedbroker.masking.request import decode_request
 from fedbroker.masking.results import write_masked
+from fedbroker.masking.steps import Sharing, Signatures, SurvivorNames, decode_step, encode_step
 from fedbroker.session.masking import StageMasking
 from fedbroker.session.ports import StageWork
 from fedbroker.session.report import Recorder, SessionReport
@@ -20,7 +21,7 @@ from fedbroker.session.roster import BlobCacheIndex, Member
 from fedbroker.session.session import Session
 from fedbroker.session.stage_state import Policy
 from fedbroker.wire.blobs import digest_of
-from fedbroker.wire.messages import Compute, Done, Failed
+from fedbroker.wire.messages import Compute, Done, Failed, MaskReply
 from tests.support.masking import COHORT, RINGS, Silos, elements, plain
 from tests.support.recorded_outputs import RecordedOutputs
 
@@ -51,6 +52,14 @@ class MaskedLane:
         self.stored = {}
         self.ended = []
         self.broadcast = []
+        self.lost = {}  # silo -> the step before which it is lost: offer, reply, signature, shares
+        self.sums = {}
+        self.noticed = {name: asyncio.Queue() for name in self.names}
+        self.notices = []
+        self.handler = None
+        self.changed = {}  # silo and step -> bytes in place of its message
+        self.answering = []
+        self.dropped_notices = 0  # this many first notices are lost on the way
 
     @property
     def names(self):
@@ -63,6 +72,13 @@ class MaskedLane:
             Member(name, INCARNATION, mask_key=one.mask_key.hex(), mask_signature=one.signature.hex())
             for name, one in ((name, self.silos.masking[name].member) for name in self.names)
         )
+
+    async def run(self, work, **options):
+        """Run a stage, and return the participants."""
+        try:
+            return await self.session(**options).run_stage(work)
+        finally:
+            await self.close()
 
     def session(self, *, policy=FAIL, stage_timeout=20.0, **options):
         clients = dict.fromkeys(self.names, 1)
@@ -110,6 +126,25 @@ class MaskedLane:
     async def end_session(self, silo, session_id, incarnation):
         self.ended.append(silo)
 
+    @contextlib.contextmanager
+    def mask_replies(self, session_id, stage, handler):
+        self.handler = handler
+        yield
+        self.handler = None
+
+    async def send_notice(self, silo, notice, attachments):
+        assert notice.incarnation == INCARNATION
+        self.notices.append((silo, notice.step))
+        if self.dropped_notices:
+            self.dropped_notices -= 1
+        else:
+            self.noticed[silo].put_nowait((notice, *attachments))
+
+    async def close(self):
+        for task in self.answering:
+            task.cancel()
+        await asyncio.gather(*self.answering, return_exceptions=True)
+
     @contextlib.asynccontextmanager
     async def start_request(self, item, inline, deadline, *, unread=None):
         self.items[item.silo] = item
@@ -120,18 +155,58 @@ class MaskedLane:
 
     async def reply(self, item):
         """Return a silo's reply to a work item."""
-        for _ in range(self.delays.get(item.silo, 0)):
-            await asyncio.sleep(0)
+        await self.pause(item.silo, "")
         try:
-            outputs = self.masked(item, self.inline[item.silo][item.masking])
+            request = decode_request(self.inline[item.silo][item.masking])
+            outputs = await self.with_dropouts(item, request) if request.dropouts else self.masked(item, request)
         except MaskingError as error:
             return Failed(item.session_id, item.stage, item.silo, INCARNATION, "refused", error.what)
         return self.done(item, outputs)
 
-    def masked(self, item, blob):
-        request = decode_request(blob)
+    async def with_dropouts(self, item, request):
+        """Return the outputs of a silo that first shares its masks with the others, and then answers notices."""
         members, where = request.checked_members(), request.occasion(item.session_id, item.stage)
-        values = elements(plain(item.silo, self.sizes.get(item.silo, 7)))
+        masking = self.silos.masking[item.silo]
+        one = self.sums[item.silo] = masking.with_dropouts(members, where, self.silos.roster, request.contributors())
+        await self.step(item, "offer", one.offer)
+        offers = decode_step(await self.next_notice(item.silo, "sharing"), Sharing)
+        await self.pause(item.silo, "reply")
+        values = self.values(item.silo)
+        one.add_masks(values, offers)
+        self.answering.append(asyncio.create_task(self.answer(item, one)))
+        return self.packed(values)
+
+    async def answer(self, item, one):
+        survivors = decode_step(await self.next_notice(item.silo, "survivors"), SurvivorNames)
+        await self.step(item, "signature", one.sign(survivors))
+        signatures = decode_step(await self.next_notice(item.silo, "unmask"), Signatures)
+        await self.step(item, "shares", one.reveal(signatures))
+
+    async def step(self, item, step, content):
+        await self.pause(item.silo, step)
+        reply = MaskReply(item.session_id, item.stage, item.silo, INCARNATION, step)
+        if self.handler is not None:
+            self.handler(reply, self.changed.get((item.silo, step), encode_step(content)))
+
+    async def pause(self, silo, step):
+        """Wait a while before a step; for ever if the silo is lost."""
+        for _ in range(self.delays.get(silo, 0)):
+            await asyncio.sleep(0)
+        if self.lost.get(silo) == step:
+            await asyncio.Event().wait()
+
+    async def next_notice(self, silo, step):
+        while True:
+            notice, content = await self.noticed[silo].get()
+            if notice.step == step:
+                return content
+
+    def values(self, silo):
+        return elements(plain(silo, self.sizes.get(silo, 7)))
+
+    def masked(self, item, request):
+        members, where = request.checked_members(), request.occasion(item.session_id, item.stage)
+        values = self.values(item.silo)
         self.silos.mask(item.silo, values, members, where, request.contributors())
         return self.packed(values)
 

@@ -279,14 +279,36 @@ def test_swapped_shares_are_refused():
 # --- silos that lie ---
 
 
-def test_a_silo_whose_shares_do_not_fit_is_named():
-    run = Run(4).to("reveal")
+def reveal_wrongly(run, *wrong):
+    """Let all silos reveal their shares, some of them a wrong one of s01's seed."""
     for name in run.alive:
         revealed = run.sums[name].reveal(run.coordinator.signatures)
-        wrong = {**revealed.seeds, "s01": bytes(SHARE_BYTES)} if name == "s00" else revealed.seeds
-        run.coordinator.add_revealed(name, Revealed(wrong, revealed.keys))
+        seeds = {**revealed.seeds, "s01": bytes(SHARE_BYTES)} if name in wrong else revealed.seeds
+        run.coordinator.add_revealed(name, Revealed(seeds, revealed.keys))
+
+
+@pytest.mark.parametrize("wrong", ["s00", "s02", "s03"])
+def test_one_wrong_share_is_left_out_where_another_is_there(wrong):
+    run = Run(4).to("reveal")
+    reveal_wrongly(run, wrong)
+    assert values(run.coordinator.result()) == summed(run.silos.names)
+
+
+def test_a_silo_whose_shares_do_not_fit_is_named():
+    run = Run(4).to("reveal")
+    reveal_wrongly(run, "s00", "s02")
     with pytest.raises(MaskingError, match="'s01'"):
         run.coordinator.result()
+
+
+def test_shares_that_come_later_help():
+    run = Run(4).to("reveal")
+    late = run.alive.pop()
+    reveal_wrongly(run, "s00")
+    with pytest.raises(MaskingError, match="'s01'"):
+        run.coordinator.result()
+    run.coordinator.add_revealed(late, run.sums[late].reveal(run.coordinator.signatures))
+    assert values(run.coordinator.result()) == summed(run.silos.names)
 
 
 def test_other_shares_than_those_asked_for_are_refused():

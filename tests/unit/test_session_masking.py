@@ -93,8 +93,8 @@ async def test_element_beyond_its_modulus_is_not_added():
     lane = MaskedLane(3)
     masked = lane.masked
 
-    def spoilt(item, blob):
-        outputs = masked(item, blob)
+    def spoilt(item, request):
+        outputs = masked(item, request)
         if item.silo == "s01":
             values = bytearray(outputs[-1])
             values[-2 * 7 * 8 : -7 * 8] = b"\xff" * 7 * 8  # the third ring, of a modulus

@@ -9,15 +9,18 @@ import asyncio
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerLost, DeadlineExceeded, WireError
+from fedbroker.lru import LruMap
 from fedbroker.transport.amqp.exceptions import Unroutable
-from fedbroker.wire.messages import Done, Failed, Need, WorkItem
+from fedbroker.wire.blobs import Buffer
+from fedbroker.wire.messages import Done, Failed, MaskReply, Need, WorkItem
 
 __all__ = [
     "Dead",
+    "MaskHandler",
     "MisbehaviourCounter",
     "PendingRequest",
     "Reason",
@@ -49,6 +52,13 @@ class Dead:
 
 
 Response: TypeAlias = Done | Failed | Need | Dead
+
+MaskHandler: TypeAlias = Callable[[MaskReply, Buffer], None]
+"""Function that takes a silo's message of a masked sum, and its content; must not block or raise."""
+
+MAX_MASKED_STAGES: Final = 256
+"""Number of recent masked stages whose late messages are no fault of a silo: masks are removed as soon as enough silos
+have answered, so that the others' answers are late in each stage."""
 
 
 class PendingRequest:
@@ -143,6 +153,8 @@ class ReplyRouter:
     def __init__(self, on_late: Callable[[Response], None]) -> None:
         self._on_late = on_late
         self._requests: dict[str, PendingRequest] = {}
+        self._mask_handlers: dict[tuple[str, int], MaskHandler] = {}
+        self._masked_stages: LruMap[tuple[str, int], None] = LruMap(MAX_MASKED_STAGES)
         self.late = 0
 
     def __len__(self) -> int:
@@ -172,6 +184,24 @@ class ReplyRouter:
         self.late += 1
         self._on_late(response)
         return False
+
+    @contextmanager
+    def mask_replies(self, session_id: str, stage: int, handler: MaskHandler) -> Generator[None]:
+        """Pass the silos' messages of a stage's masked sum to a handler within the block."""
+        self._mask_handlers[session_id, stage] = handler
+        self._masked_stages[session_id, stage] = None
+        try:
+            yield
+        finally:
+            del self._mask_handlers[session_id, stage]
+
+    def settle_masks(self, reply: MaskReply, content: Buffer) -> bool:
+        """Pass on a silo's message of a masked sum; return False if no recent stage of ours expects any."""
+        stage = reply.session_id, reply.stage
+        handler = self._mask_handlers.get(stage)
+        if handler is not None:
+            handler(reply, content)
+        return stage in self._masked_stages
 
     def waits_for(self, response: Response) -> bool:
         """Return whether a request is pending for the work item of this reply."""

@@ -7,8 +7,8 @@ import dataclasses
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from functools import partial
 from typing import Final
 
@@ -32,6 +32,7 @@ from fedbroker.transport.blobs.store import BlobStore
 from fedbroker.transport.coordinator.discovery import SiloDiscovery
 from fedbroker.transport.coordinator.requests import (
     Dead,
+    MaskHandler,
     MisbehaviourCounter,
     PendingRequest,
     Reason,
@@ -55,6 +56,8 @@ from fedbroker.wire.messages import (
     Failed,
     Fetch,
     Leave,
+    MaskNotice,
+    MaskReply,
     Need,
     Rejected,
     WorkItem,
@@ -287,9 +290,26 @@ class CoordinatorTransport:
         """Tell a silo to send the outputs that it has announced; best effort, like :meth:`send_notice`."""
         await self.send_notice(silo, Fetch(session_id, stage, incarnation))
 
-    async def send_notice(self, silo: str, notice: EndSession | Fetch | Accepted | Rejected) -> None:
-        """Send a notice to a silo's mailbox; best effort within a bounded time: errors of the broker are logged."""
-        body = self._envelopes.notice(silo, encode(notice))
+    def mask_replies(self, session_id: str, stage: int, handler: MaskHandler) -> AbstractContextManager[None]:
+        """Pass the silos' messages of a stage's masked sum to a handler within the block.
+
+        The handler gets messages of members of the cohort only, but also repeated ones and ones of silos that the stage
+        does not ask.
+        """
+        return self._router.mask_replies(session_id, stage, handler)
+
+    async def send_notice(
+        self,
+        silo: str,
+        notice: EndSession | Fetch | Accepted | Rejected | MaskNotice,
+        attachments: Sequence[Buffer] = (),
+    ) -> None:
+        """Send a notice to a silo's mailbox; best effort within a bounded time: errors of the broker are logged.
+
+        Raises:
+            WireError: the attachments exceed the limits.
+        """
+        body = self._envelopes.notice(silo, encode(notice, attachments, self._limits))
         message = Outgoing(topology.MAIL, topology.silo_key(self._cohort, silo), body, persistent=False)
         try:
             await self._control.publish(message, Deadline.after(NOTICE_TIMEOUT))
@@ -379,6 +399,13 @@ class CoordinatorTransport:
                     if not self._router.settle(message):
                         self._count_strike(silo)
                         await self._release_deferred(message)
+                case MaskReply() if delivery.key == topology.reply_key(
+                    self.coordinator_id, message.session_id, message.stage, message.silo
+                ):
+                    if len(attachments) != 1:
+                        raise WireError(f"a message of a masked sum has {len(attachments)} attachments")
+                    if not self._router.settle_masks(message, attachments[0]):
+                        self._count_strike(silo)
                 case _:
                     raise WireError(f"a {type(message).__name__} under the routing key {delivery.key!r}")
         except Forged as error:
