@@ -17,12 +17,13 @@ from fedbroker.admin.broker import Enrolled, LiveBroker, Target
 from fedbroker.admin.certificates import new_authority, signed
 from fedbroker.admin.definitions import Definitions, User
 from fedbroker.admin.files import SETTINGS, Folder, PublicUrl, read_text, settings, with_broker, write_secret
+from fedbroker.admin.rosters import Rosters, SignedRoster
 from fedbroker.errors import ConfigError
 from fedbroker.trust import Public
 from fedbroker.trust.keyring import SECRET
 from fedbroker.wire.messages import check_name
 
-__all__ = ["Enrolment", "Handout"]
+__all__ = ["Enrolment", "Handout", "Revoked"]
 
 URL: Final = "broker.url"
 BROKER_AUTHORITY: Final = "broker-ca.pem"
@@ -38,11 +39,28 @@ class Handout:
         user: its name at the broker.
         directory: the directory of its files.
         public: its public key; None if it was not changed.
+        roster_key: the public key that signs rosters; None if none was made.
+        roster: the cohort's new roster; None if it was not changed.
     """
 
     user: str
     directory: Path
     public: Public | None
+    roster_key: Public | None = None
+    roster: SignedRoster | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """The result of revoking a silo.
+
+    Attributes:
+        users: the names of its users.
+        roster: the cohort's roster without it; None if the cohort has none.
+    """
+
+    users: list[str]
+    roster: SignedRoster | None
 
 
 class Enrolment:
@@ -60,9 +78,12 @@ class Enrolment:
         self._broker = broker
         self._vhost = vhost
         self._force = force
+        self._rosters = Rosters(folder)
 
     def init(self, target: Target, coordinator: str, *, certificates: bool = False) -> Handout:
         """Prepare the virtual host, and make a coordinator's user. Can be repeated for another coordinator.
+
+        The first call also makes the key that signs rosters.
 
         Raises:
             ConfigError: that coordinator exists already, or its files cannot be written.
@@ -80,7 +101,7 @@ class Enrolment:
         identity = self._folder.identity(directory, force=self._force)
         if certificates and not (self._folder.authority / "ca.pem").exists():
             new_authority(self._folder.authority, force=False)
-        return Handout(coordinator, directory, identity.public)
+        return Handout(coordinator, directory, identity.public, self._rosters.make_administrator().public)
 
     def enroll(
         self,
@@ -92,7 +113,9 @@ class Enrolment:
         replicated: bool = False,
         public: Public | None = None,
     ) -> Handout:
-        """Make a silo's user, queues and permissions, its ``silo.toml``, and a key pair unless it has one.
+        """Make a silo's user, queues and permissions, its files, and a key pair unless it has one.
+
+        Its cohort gets a new roster.
 
         Args:
             target: where user and queues are made.
@@ -110,6 +133,10 @@ class Enrolment:
         directory = self._folder.silo(check_name("cohort", cohort), check_name("silo", silo))
         self._check_free(*(directory / name for name in (SETTINGS, SECRET, CERTIFICATE, KEY)))
         user = User.of_certificate(cohort, silo) if certificate else User(cohort, silo)
+        if public is None:
+            self._rosters.silos(cohort)  # a roster that was changed must not stop the enrolment halfway
+        else:
+            self._rosters.check_new(cohort, silo, public)
         existing = self._before(target, user)
         target.check_queues(user, replicated=replicated)
         define = partial(definitions.for_silo, self._vhost, user, replicated=replicated)
@@ -119,10 +146,11 @@ class Enrolment:
             target.disconnect(str(user))
         if public is None:
             public = self._folder.identity(directory, force=self._force).public
-        coordinators = self._folder.coordinators().values()
-        write_secret(directory / SETTINGS, settings(silo, cohort, broker, coordinators), force=self._force)
+        coordinators, key = self._folder.coordinators().values(), self._rosters.make_administrator().public
+        write_secret(directory / SETTINGS, settings(silo, cohort, broker, coordinators, key), force=self._force)
+        roster = self._rosters.sign(cohort, {silo: public})
         self._folder.collect(cohort, silo, public)
-        return Handout(str(user), directory, public)
+        return Handout(str(user), directory, public, key, roster)
 
     def rotate(self, target: Target, cohort: str, silo: str) -> Handout:
         """Give a silo a new login of the same kind. The old one is refused from now on, and its connections are closed.
@@ -156,15 +184,14 @@ class Enrolment:
         if file.exists():
             text = with_broker(file.read_text(encoding="utf-8"), broker)
         else:
-            text = settings(silo, cohort, broker, self._folder.coordinators().values())
+            administrator = self._rosters.administrator
+            key = None if administrator is None else administrator.public
+            text = settings(silo, cohort, broker, self._folder.coordinators().values(), key)
         write_secret(file, text, force=True)
         return Handout(str(user), directory, None)
 
-    def revoke(self, target: LiveBroker, cohort: str, silo: str) -> list[str]:
-        """Delete a silo's user and queues, and its key from the coordinators' files. Its own files stay.
-
-        Returns:
-            The names of its users.
+    def revoke(self, target: LiveBroker, cohort: str, silo: str) -> Revoked:
+        """Delete a silo's user and queues, and its key from the coordinators' files and the roster. Its files stay.
 
         Raises:
             ConfigError: it is not enrolled.
@@ -174,7 +201,8 @@ class Enrolment:
         target.drop_users(users)
         target.drop_queues(cohort, silo)
         self._folder.collect(cohort, silo, None)
-        return [str(user) for user in users]
+        roster = None if self._rosters.read(cohort) is None else self._rosters.sign(cohort, {silo: None})
+        return Revoked([str(user) for user in users], roster)
 
     def _before(self, target: Target, user: User) -> list[User]:
         """Return the silo's existing users, which only ``force`` replaces."""

@@ -2,13 +2,16 @@
 
 The layout of the administrator's directory, which only its owner may read:
 
-    admin.toml                            virtual host and the broker's public URL
+    admin.toml                            virtual host, the broker's public URL, the lifetime of rosters
+    administrator.key                     signs rosters: see fedbroker.admin.rosters
     authority/ca.pem, ca.key              signs silos' certificates
     coordinators/NAME/broker.url          with its password
     coordinators/NAME/secret.key
     coordinators/NAME/COHORT.keys.toml    its silos' public keys
+    rosters/COHORT.roster
     silos/COHORT/SILO/silo.toml           with its password, or next to its certificate
     silos/COHORT/SILO/secret.key
+    silos/COHORT/SILO/COHORT.roster
 """
 
 from __future__ import annotations
@@ -28,7 +31,18 @@ from fedbroker.transport.amqp.url import parse
 from fedbroker.trust import Identity, Public
 from fedbroker.trust.keyring import SECRET, keys_table
 
-__all__ = ["KEYS", "SETTINGS", "Folder", "PublicUrl", "read_text", "settings", "with_broker", "write_secret"]
+__all__ = [
+    "KEYS",
+    "SETTINGS",
+    "Folder",
+    "PublicUrl",
+    "read_text",
+    "roster_lines",
+    "roster_name",
+    "settings",
+    "with_broker",
+    "write_secret",
+]
 
 SETTINGS: Final = "silo.toml"
 KEYS: Final = "keys.toml"
@@ -77,8 +91,8 @@ class Folder:
         return self.root / "coordinators" / name
 
     def remember(self, **settings: str) -> None:
-        """Save virtual host and broker for the next command."""
-        lines = "".join(_toml_line(name, value) for name, value in settings.items())
+        """Save settings for the next command; those that were saved before and are not given stay."""
+        lines = "".join(_toml_line(name, value) for name, value in {**self.remembered, **settings}.items())
         write_secret(self.root / "admin.toml", lines, force=True)
 
     @property
@@ -178,14 +192,36 @@ class PublicUrl:
         return f"{self.scheme}://{login}@{self.hosts}/{path}{query}"
 
 
-def settings(silo: str, cohort: str, broker: str, coordinators: Iterable[Public]) -> str:
-    """Return a silo's ``silo.toml``, complete except for its data sources."""
+def settings(
+    silo: str, cohort: str, broker: str, coordinators: Iterable[Public], roster_key: Public | None = None
+) -> str:
+    """Return a silo's ``silo.toml``, complete except for its data sources.
+
+    Args:
+        silo: its name.
+        cohort: its cohort.
+        broker: the broker's URL with its login.
+        coordinators: the public keys of its coordinators.
+        roster_key: the public key that signs the cohort's roster; None to pin none.
+    """
     return (
         "[silo]\n"
         f"{_toml_line('name', silo)}{_toml_line('cohort', cohort)}{_broker_line(broker)}\n"
         "enrolled = true\n"
-        f"\n{_security(coordinators)}{_DATA}"
+        f"\n{_security(coordinators, roster_lines(cohort, roster_key))}{_DATA}"
     )
+
+
+def roster_lines(cohort: str, key: Public | None) -> str:
+    """Return the lines of ``[security]`` by which a silo believes a roster; empty without a key."""
+    if key is None:
+        return ""
+    return f"{_toml_line('roster_key', str(key))}{_toml_line('roster', roster_name(cohort))}"
+
+
+def roster_name(cohort: str) -> str:
+    """Return the name of a cohort's roster file."""
+    return f"{cohort}.roster"
 
 
 def with_broker(text: str, broker: str) -> str:
@@ -200,14 +236,27 @@ def with_broker(text: str, broker: str) -> str:
     return replaced
 
 
-def _security(coordinators: Iterable[Public]) -> str:
+def _security(coordinators: Iterable[Public], roster: str) -> str:
     publics = [f'    "{public}",' for public in coordinators]
     if not publics:
         return (
             "# No coordinator was known: every user with write permission at the broker may send work (docs/keys.md).\n"
         )
-    sealed = "# No work is taken that the broker's operator could read.\nseal = true"
-    return "\n".join(["[security]", 'secret_file = "secret.key"', "coordinators = [", *publics, "]", sealed, ""])
+    lines = [
+        "[security]",
+        'secret_file = "secret.key"',
+        "coordinators = [",
+        *publics,
+        "]",
+        "# No work is taken that the broker's operator could read.",
+        "seal = true",
+    ]
+    if roster:
+        lines += [
+            "# The silos with which this one may form masked sums, signed by the cohort's administrator.",
+            roster.rstrip(),
+        ]
+    return "\n".join([*lines, ""])
 
 
 def _broker_line(broker: str) -> str:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import cyclopts
 
-from fedbroker.cli.common import Cohort, Json, print_json
+from fedbroker.cli.common import ADMIN_DIRECTORY, AdminDirectory, Cohort, Json, print_json
+from fedbroker.cli.roster import EXAMPLES, print_roster_note, roster
 from fedbroker.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 VHOST: Final = "fedbroker"
-
-OUT: Final = Path("fedbroker-admin")
 
 
 @cyclopts.Parameter(name="*")
@@ -37,7 +36,7 @@ class _Location:
     vhost: Annotated[
         str | None, cyclopts.Parameter(help="Virtual host. Default: the one that `init` saved, or `fedbroker`.")
     ] = None
-    out: Annotated[Path, cyclopts.Parameter(help="The administrator's directory, for secrets and settings.")] = OUT
+    out: AdminDirectory = ADMIN_DIRECTORY
 
 
 @cyclopts.Parameter(name="*")
@@ -193,15 +192,21 @@ def revoke(silo: Silo, /, *, cohort: Cohort, place: _Location = _Location(), jso
     """Delete a silo's user and queues; the broker closes its connections.
 
     The silo's files in the administrator's directory stay. Its public key is
-    removed from the coordinators' files.
+    removed from the coordinators' files, and from the cohort's roster: copy the
+    new one to the other silos.
     """
     with _live(place) as (enrolment, broker):
-        users = enrolment.revoke(broker, cohort, silo)
+        revoked = enrolment.revoke(broker, cohort, silo)
     if json:
-        print_json({"cohort": cohort, "silo": silo, "users": users})
+        file = None if revoked.roster is None else str(revoked.roster.path)
+        print_json({"cohort": cohort, "silo": silo, "users": revoked.users, "roster": file})
     else:
-        print(f"revoked {', '.join(users)}: the broker refuses the login, and has deleted the queues")
+        print(f"revoked {', '.join(revoked.users)}: the broker refuses the login, and has deleted the queues")
         print(f"{cohort}.keys.toml of each coordinator no longer has the silo: give its programs the new file")
+        print_roster_note(revoked.roster)
+
+
+app.command(roster, help_epilogue=EXAMPLES)
 
 
 @app.command(name="list", help_epilogue=_LIST)
@@ -285,11 +290,16 @@ def _remembered(folder: Folder, vhost: str | None, broker: str | None) -> tuple[
 def _print_handout(handout: Handout, json: bool, *notes: str) -> None:
     """Print the made user and its files, and what to do with them; as JSON without the notes."""
     if json:
-        public = None if handout.public is None else str(handout.public)
-        print_json({"user": handout.user, "directory": str(handout.directory), "public": public})
+        path = None if handout.roster is None else handout.roster.path
+        made = {"public": handout.public, "roster_key": handout.roster_key, "roster": path}
+        shown = {name: None if value is None else str(value) for name, value in made.items()}
+        print_json({"user": handout.user, "directory": str(handout.directory), **shown})
         return
     print(f"user {handout.user}: see {handout.directory}")
     if handout.public is not None:
         print(f"public key: {handout.public}")
+    if handout.roster_key is not None:
+        print(f"roster key: {handout.roster_key}")
     for note in notes:
         print(note)
+    print_roster_note(handout.roster)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json as json_lib
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import cyclopts
 
@@ -16,7 +17,18 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["Cohort", "Json", "Seconds", "Url", "age_text", "console", "print_json", "table"]
+__all__ = [
+    "ADMIN_DIRECTORY",
+    "AdminDirectory",
+    "Cohort",
+    "Json",
+    "Seconds",
+    "Url",
+    "age_text",
+    "console",
+    "print_json",
+    "table",
+]
 
 
 def _url(_: object, tokens: Sequence[cyclopts.Token]) -> str:
@@ -34,8 +46,13 @@ Url: TypeAlias = Annotated[
     ),
 ]
 Cohort: TypeAlias = Annotated[str, cyclopts.Parameter(help="The cohort's name.")]
+AdminDirectory: TypeAlias = Annotated[
+    Path, cyclopts.Parameter(help="The administrator's directory, for secrets and settings.")
+]
 Json: TypeAlias = Annotated[bool, cyclopts.Parameter(negative="", help="Print JSON.")]
 Seconds: TypeAlias = Annotated[float, cyclopts.Parameter(validator=cyclopts.validators.Number(gt=0, lte=86_400))]
+
+ADMIN_DIRECTORY: Final = Path("fedbroker-admin")
 
 _UNITS = ((86_400, "d"), (3600, "h"), (60, "min"))
 

@@ -16,13 +16,16 @@ from fedbroker.errors import ConfigError
 from fedbroker.trust.keys import Identity, Public, joined
 from fedbroker.wire.messages import Name
 
-__all__ = ["LIFETIME", "Roster", "new_roster", "parse_roster", "write_roster"]
+__all__ = ["LIFETIME", "MAX_ROSTER_BYTES", "Roster", "new_roster", "parse_roster", "read_roster", "write_roster"]
 
 HEADER: Final = b"fedbroker roster 1\n"
 """The first line of a roster file; the rest is JSON, in which the signed bytes can be embedded as they are."""
 
 LAST_SECOND: Final = 253402300799.0
 """The end of the year 9999, in seconds since 1970: later times are no date."""
+
+MAX_ROSTER_BYTES: Final = 1 << 20
+"""Several times the bytes of the largest cohort's roster: reading a larger file would only fill the memory."""
 
 LIFETIME: Final = 90 * 86400.0
 """Seconds until a roster expires, by default: as long as a silo that gets no new roster trusts a revoked one."""
@@ -139,6 +142,30 @@ def write_roster(roster: Roster, administrator: Identity) -> bytes:
     return HEADER + msgspec.json.encode(_File(msgspec.Raw(encoded), signature)) + b"\n"
 
 
+def read_roster(content: bytes, administrator: Public | None) -> Roster:
+    """Return the roster of a file, of any cohort and any age.
+
+    Args:
+        content: the file's content.
+        administrator: the key that must have signed it; None to accept any signature.
+
+    Raises:
+        ConfigError: it is no roster, or is not signed with that key.
+    """
+    if not content.startswith(HEADER) or len(content) > MAX_ROSTER_BYTES:
+        raise ConfigError("this file is no roster", hint=NEWEST)
+    try:
+        file = msgspec.json.decode(content.removeprefix(HEADER), type=_File)
+        signed = joined(HEADER, bytes(file.roster))
+        if administrator is not None and not administrator.signed(bytes.fromhex(file.signature), signed):
+            raise ConfigError("the roster is not signed by the cohort's administrator", hint=_PINNED)
+        roster = msgspec.json.decode(file.roster, type=Roster)
+        _ = roster.keys
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        raise ConfigError("the roster file is damaged", hint=NEWEST) from None
+    return roster
+
+
 def parse_roster(
     content: bytes, administrator: Public, cohort: str, now: float, previous: Roster | None = None
 ) -> Roster:
@@ -155,17 +182,7 @@ def parse_roster(
         ConfigError: it is no roster, is not signed with that key, is of another cohort, has expired or is older than
             ``previous``.
     """
-    if not content.startswith(HEADER):
-        raise ConfigError("this file is no roster", hint=NEWEST)
-    try:
-        file = msgspec.json.decode(content.removeprefix(HEADER), type=_File)
-        signed = administrator.signed(bytes.fromhex(file.signature), joined(HEADER, bytes(file.roster)))
-        if not signed:
-            raise ConfigError("the roster is not signed by the cohort's administrator", hint=_PINNED)
-        roster = msgspec.json.decode(file.roster, type=Roster)
-        _ = roster.keys
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        raise ConfigError("the roster file is damaged", hint=NEWEST) from None
+    roster = read_roster(content, administrator)
     if roster.cohort != cohort:
         raise ConfigError(f"the roster is of cohort {roster.cohort!r}, not of {cohort!r}", hint=NEWEST)
     roster.check_expiry(now)

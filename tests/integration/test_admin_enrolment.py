@@ -10,6 +10,8 @@ import tomllib
 
 import pytest
 from fedbroker_worker.config import load
+from fedbroker_worker.errors import SettingsError
+from fedbroker_worker.roster import roster_file
 
 import fedbroker
 from fedbroker.broker import PrivateBroker
@@ -50,7 +52,14 @@ def test_enroll_writes_complete_settings_and_keys(office, cohort, managed_broker
     assert settings.broker.startswith(f"amqp://{cohort}.ewr:")
     assert settings.broker.endswith(f"@127.0.0.1:{managed_broker.broker.port}/fedbroker")
     mine = Identity.parse((office.settings(cohort).parent / "secret.key").read_text().strip()).public
-    assert said == {"user": f"{cohort}.ewr", "directory": str(office.settings(cohort).parent), "public": str(mine)}
+    administrator = Identity.parse((office.out / "administrator.key").read_text().strip())
+    assert said == {
+        "user": f"{cohort}.ewr",
+        "directory": str(office.settings(cohort).parent),
+        "public": str(mine),
+        "roster_key": str(administrator.public),
+        "roster": str(office.out / "rosters" / f"{cohort}.roster"),
+    }
     coordinator = office.out / "coordinators" / "coordinator"
     keys = tomllib.loads((coordinator / f"{cohort}.keys.toml").read_text())
     assert keys == {"secret_file": "secret.key", "seal": True, "silos": {"ewr": str(mine)}}
@@ -358,3 +367,22 @@ async def test_life_cycle_of_an_enrolled_silo(office, ewr, cohort, managed_broke
     office.done("enroll", "ewr", "--cohort", cohort, "--force")
     with silo_process(ewr):
         assert await asyncio.to_thread(compute, office, cohort) == 6.5
+
+
+def test_roster_follows_enrolment_and_revocation(office, cohort):
+    for silo in ("bos", "ewr", "jfk"):
+        office.done("enroll", silo, "--cohort", cohort)
+    files = {silo: roster_file(load(office.settings(cohort, silo), {})) for silo in ("bos", "ewr", "jfk")}
+    first = files["ewr"].current()
+    assert [file.current() for file in files.values()] == [first] * 3
+    assert sorted(first.silos) == ["bos", "ewr", "jfk"]
+    said = json.loads(office.done("revoke", "jfk", "--cohort", cohort, "--json"))
+    assert said["roster"] == str(office.out / "rosters" / f"{cohort}.roster")
+    second = files["ewr"].current()  # the process of the silo reads it again
+    assert sorted(second.silos) == ["bos", "ewr"]
+    assert second.serial > first.serial
+    assert files["bos"].current() == second
+    with pytest.raises(SettingsError, match="silo 'jfk' is not in roster"):
+        files["jfk"].current()
+    said = office.done("revoke", "bos", "--cohort", cohort)
+    assert f"copy {office.out}/rosters/{cohort}.roster to each silo of the cohort" in said

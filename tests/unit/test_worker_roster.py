@@ -133,7 +133,7 @@ def test_a_file_of_the_same_size_and_time_is_noticed(make, path, tmp_path):
         (signed(4, lga1=str(SILOS["jfk1"].public)), "two silos of the roster have the same public key"),
         (signed(4)[:-20], "damaged"),
         (b"", "is no roster"),
-        (b"x" * (1 << 20) + b"x", "larger than 1 MiB"),
+        (signed(4) + b" " * (1 << 20), "is no roster"),
         (None, "does not exist"),
     ],
     ids=["older", "same number", "stranger", "cohort", "swapped", "two names", "cut", "empty", "huge", "missing"],

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from fedbroker.credentials import write_private
 from fedbroker.errors import ConfigError
 from fedbroker.log import get_logger
-from fedbroker.masking.roster import Roster, parse_roster
+from fedbroker.masking.roster import MAX_ROSTER_BYTES, Roster, parse_roster
 from fedbroker_worker.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["RosterFile", "roster_file"]
 
 _log = get_logger(__name__)
-
-MAX_BYTES: Final = 1 << 20
-"""Several times the bytes of the largest cohort: reading a larger file would only fill the memory."""
 
 _INSTALL: Final = "install the cohort's roster there, as `fedbroker admin roster` writes it"
 
@@ -186,7 +183,7 @@ def _read(path: Path) -> tuple[_Stamp, bytes]:
     """Return a file's identity and content.
 
     Raises:
-        ConfigError: it is no ordinary file, or too large.
+        ConfigError: it is no ordinary file.
         OSError: it cannot be read.
     """
     # Non-blocking: opening a pipe would wait for its writer.
@@ -195,10 +192,7 @@ def _read(path: Path) -> tuple[_Stamp, bytes]:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise ConfigError("this is not a file", hint=_INSTALL)
-        content = file.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise ConfigError("this file is larger than 1 MiB", hint=_INSTALL)
-    return _stamp(status), content
+        return _stamp(status), file.read(MAX_ROSTER_BYTES + 1)
 
 
 def _stamp(status: os.stat_result) -> _Stamp:
