@@ -10,6 +10,7 @@ from functools import partial
 from typing import Protocol
 
 from fedbroker import tracing
+from fedbroker.context.masking import PlanMasking
 from fedbroker.context.progress import Watch
 from fedbroker.context.selection import Requirements, requirements_of
 from fedbroker.context.server_stages import ServerSide
@@ -18,6 +19,7 @@ from fedbroker.context.values.arguments import Argument, ClientValues, SharedVal
 from fedbroker.context.values.binding import bind_type, check_source, combined_error
 from fedbroker.context.values.codec import assemble, serialize
 from fedbroker.context.values.data import SiloData
+from fedbroker.context.values.masking import read_totals
 from fedbroker.context.values.ops import BoundData, StageOps, output_count, parts_of
 from fedbroker.context.values.sequences import SequenceReader, has_sequences, read_sequences
 from fedbroker.context.values.validation import check_reply
@@ -27,6 +29,7 @@ from fedbroker.log import get_logger
 from fedbroker.plan.model import ClientStage, Plan, ServerStage, Slot, identity_of
 from fedbroker.runtime import Executor
 from fedbroker.session.journal import SessionJournal
+from fedbroker.session.masking import mask_members
 from fedbroker.session.merge_scheduler import MergeScheduler
 from fedbroker.session.ports import LateJoiner, StageWork
 from fedbroker.session.roster import Member
@@ -137,6 +140,9 @@ async def invoke(plan: Plan, argument: object, host: Host, attempt: Attempt) -> 
         members = session.membership
     elif plan.client_stages:
         members = await host.gather(requirements_of(arguments.values()), attempt)
+    if any(stage.masked for stage in plan.client_stages):  # before any silo computes
+        keys = host.settings.trusted
+        mask_members(members, host.settings.cohort, {} if keys is None else keys.others)
     at_silos = any(isinstance(argument, SiloData) for argument in arguments.values())
     bound = await asyncio.to_thread(_bind, plan, arguments, members) if at_silos else {}
     client_ranges = _client_ranges(arguments, bound, members, options.default_num_clients)
@@ -177,6 +183,7 @@ class _Run:
         self.deadline = attempt.deadline
         self.server = server
         self.ops = ops
+        self.masking = PlanMasking(plan)
         self.returned: defaultdict[str, dict[str, Buffer]] = defaultdict(dict)  # slot, silo
         self.participants: Sequence[str] = ()
 
@@ -242,13 +249,15 @@ class _Run:
         server_values = await self._sent(stage, session.journal)
         keep = [slot.name for later_stage in later_stages for slot in later_stage.inputs]
         ops = await asyncio.to_thread(self.ops.write, stage, server_values, keep, last=not later_stages)
+        following = later[0] if later else None
+        clients = sum(map(len, self.ops.client_ranges.values()))
+        masking = await self.masking.stage(stage, following, ops, self.ops.blobs, clients, server_values)
         merges = MergeScheduler(session.policy.merge_order)
         reads = any(has_sequences(slot.type) for slot in stage.returned)
         reader = SequenceReader(stage, self.host.executor) if reads else None
         if stage.partials:
-            merging = later[0]
-            assert isinstance(merging, ServerStage), "a stage whose partials are merged follows"
-            self.server.begin(merging, merges, len(ops))
+            assert isinstance(following, ServerStage), "a stage whose partials are merged follows"
+            self.server.begin(following, merges, len(ops))
         work = StageWork(
             stage=stage.number,
             last=not later_stages,
@@ -256,13 +265,17 @@ class _Run:
             blobs=self.ops.blobs,
             merges=merges,
             accept=partial(self._accept, stage, reader),
-            enlist=self._enlist if stage is self.plan.client_stages[0] else None,
+            enlist=self._enlist if stage is self.plan.client_stages[0] and masking is None else None,
             check=partial(check_reply, stage),
             outputs=output_count(stage),
             read=None if reader is None else reader.read,
             computation=self.plan.name,
+            masking=masking,
         )
         self.participants = await session.run_stage(work)
+        if masking is not None and isinstance(following, ServerStage):
+            total = masking.total
+            self.server.values |= await asyncio.to_thread(read_totals, following.sums, total.shapes, total.elements)
 
     def _accept(
         self, stage: ClientStage, reader: SequenceReader | None, silo: str, outputs: Sequence[Buffer]
@@ -301,7 +314,10 @@ class _Run:
             return None
         if own_clients != clients and client_count(self.ops.arguments) is not None:
             return None
-        return LateJoiner(self.ops.enlist(newcomer.name, straggler, own_clients, columns), own_clients)
+        ops = self.ops.enlist(newcomer.name, straggler, own_clients, columns)
+        if not self.masking.is_work_of_stage(ops, self.ops.blobs):
+            return None
+        return LateJoiner(ops, own_clients)
 
 
 def _fingerprint(plan: Plan, arguments: Mapping[str, Argument]) -> str:
