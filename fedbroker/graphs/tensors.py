@@ -11,7 +11,17 @@ import numpy as np
 
 from fedbroker.graphs.graphdef import Message
 
-__all__ = ["BFLOAT16", "DTYPES", "Constant", "dtype_name", "read_array", "read_constant", "type_text", "uniform"]
+__all__ = [
+    "BFLOAT16",
+    "DTYPES",
+    "Constant",
+    "dtype_name",
+    "fixed_shapes",
+    "read_array",
+    "read_constant",
+    "type_text",
+    "uniform",
+]
 
 BFLOAT16: Final = 14  # DT_BFLOAT16
 HALF: Final = 19  # DT_HALF
@@ -59,6 +69,9 @@ MAX_LISTED: Final = 16
 
 MAX_TYPE_LENGTH: Final = 120
 """Characters of a type in a message: it is part of a one-line error."""
+
+MAX_TYPE_DEPTH: Final = 20
+"""The deepest nesting of a type that is read."""
 
 _OTHER_DTYPES: Final = {7: "string", 10: "bool"}  # DT_STRING, DT_BOOL
 
@@ -179,6 +192,23 @@ def _values(numbers: np.ndarray[Any, np.dtype[Any]], elements: int) -> tuple[int
     return tuple(values + values[-1:] * (elements - len(values)))
 
 
+def fixed_shapes(type_: Message, depth: int = 0) -> tuple[tuple[int, ...], ...] | None:
+    """Return the shape of each tensor of a type, left to right; None if the type leaves any of them open."""
+    kind = type_.WhichOneof("type") if depth < MAX_TYPE_DEPTH else None
+    if kind == "tensor":
+        dims = tuple(type_.tensor.dims)
+        return None if type_.tensor.unknown_rank or any(dim < 0 for dim in dims) else (dims,)
+    if kind != "struct":
+        return None
+    shapes: list[tuple[int, ...]] = []
+    for element in type_.struct.element:
+        inner = fixed_shapes(element.value, depth + 1)
+        if inner is None:
+            return None
+        shapes += inner
+    return tuple(shapes)
+
+
 def type_text(type_: Message) -> str:
     """Return a type as TFF writes it, in one short printable line; for messages to people, not for decisions."""
     text = _type_text(type_, 0)
@@ -186,7 +216,7 @@ def type_text(type_: Message) -> str:
 
 
 def _type_text(type_: Message, depth: int) -> str:
-    match type_.WhichOneof("type") if depth < 20 else None:
+    match type_.WhichOneof("type") if depth < MAX_TYPE_DEPTH else None:
         case "tensor":
             dtype = type_.tensor.dtype
             name = dtype_name(dtype) if dtype in DTYPES else _OTHER_DTYPES.get(dtype, "?")

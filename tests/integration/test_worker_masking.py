@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from fedbroker.masking.rings import Ring
 from fedbroker.wire.messages import Done, Failed
-from tests.support.masked_workers import masked_cohort, ops_of, sum_of, two_sums
+from tests.support.masked_workers import DropoutRun, masked_cohort, ops_of, sum_of, two_sums
 
 pytestmark = pytest.mark.runtime
 
@@ -56,3 +58,22 @@ async def test_value_beyond_its_range_is_refused_without_a_number(cohort, functi
         "refused",
         "a value to be summed is outside of the range that the program states",
     )
+
+
+@pytest.fixture
+async def five(tmp_path):
+    async with masked_cohort(tmp_path, 5) as silos:
+        yield silos
+
+
+async def test_sum_over_the_survivors_of_a_stage(five, function):
+    ops = ops_of(function)
+    run = DropoutRun(five, five.request(ops, [function], dropouts=True))
+    await run.start(ops, [function])
+    await run.share(dropped=["s3"])
+    await run.sign()
+    assert await run.unmask() == [[6 * 4 + 3 * (100 + 200 + 400), 3 * 4], [6 * 4 + 3 * (100 + 200 + 400)]]
+    (line,) = [line for line in five["s0"].lines if line["outcome"] == "revealed"]
+    assert (line["survivors"], line["dropped"]) == (["s0", "s1", "s2", "s4"], ["s3"])
+    five["s3"].end("s1")
+    await asyncio.gather(*run.work.values(), return_exceptions=True)

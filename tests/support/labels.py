@@ -31,7 +31,7 @@ def labels_of_plan(comp, secure_sum="refuse") -> list[Value]:
         program += [messages.Select(ref, result, at) for at, ref in enumerate(outputs)]
         aggregates.follow(program, {digest: stage.computation}, labels)
         held |= {slot.name: labels[ref] for slot, ref in zip(stage.outputs, outputs, strict=True)}
-        leaving = {slot.name for slot in (*stage.partials, *stage.returned)}
+        leaving = {slot.name for slot in (*stage.masked, *stage.partials, *stage.returned)}
         found += [labels[ref] for slot, ref in zip(stage.outputs, outputs, strict=True) if slot.name in leaving]
     return found
 

@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
+from fedbroker_worker.masking.exchanges import Exchanges
 from fedbroker_worker.masking.keys import MaskKeys
 from fedbroker_worker.masking.sums import SiloSums, digest_after
 from fedbroker_worker.policy.audit import AuditLog, read_audit
@@ -23,11 +25,15 @@ from fedbroker_worker.work.tasks import ReplyCache, WorkTasks
 from fedbroker_worker.work.worker import Worker
 from tensorflow_federated.python.core.backends.native import compiler
 
+from fedbroker.masking.coordinator import CoordinatorSum
+from fedbroker.masking.offers import Offer
 from fedbroker.masking.pairwise import add
 from fedbroker.masking.request import MaskingRequest, encode_request
 from fedbroker.masking.results import read_masked
 from fedbroker.masking.rings import Ring
 from fedbroker.masking.roster import Roster
+from fedbroker.masking.steps import decode_step, encode_step
+from fedbroker.masking.survivors import Revealed
 from fedbroker.masking.work import NO_WORK
 from fedbroker.runtime import Runtime
 from fedbroker.runtime.protos import executor_pb2
@@ -35,7 +41,21 @@ from fedbroker.runtime.runtimes import Runtimes
 from fedbroker.transport import BlobStore, Signed
 from fedbroker.trust import Identity
 from fedbroker.wire.blobs import digest_of
-from fedbroker.wire.messages import Call, Compute, Data, Done, EndSession, Op, Select, Value, WorkItem
+from fedbroker.wire.messages import (
+    Call,
+    Compute,
+    Data,
+    Done,
+    EndSession,
+    MaskNotice,
+    MaskReply,
+    Op,
+    Select,
+    Value,
+    WorkItem,
+)
+from tests.support.transports import eventually
+from tests.support.wait import LOADED
 from tests.support.worker import load_settings
 
 COHORT = "airports"
@@ -126,7 +146,8 @@ class MaskedSilo:
     def start(self) -> None:
         """Start the silo's process, as it were: again, it has another incarnation and other mask keys."""
         self.keys = MaskKeys(COHORT, self.name, self.incarnation, self.identity, self.policy.min_sum_silos)
-        self.sums = SiloSums(self.keys, self.roster, self.policy.min_sum_silos)
+        exchanges = Exchanges(self.incarnation, self.transport.mask_reply, AuditLog(self.log))
+        self.sums = SiloSums(self.keys, self.roster, self.policy.min_sum_silos, exchanges)
         self.worker = Worker(
             self.name,
             self.incarnation,
@@ -138,7 +159,15 @@ class MaskedSilo:
             sums=self.sums,
         )
         cache = ReplyCache(1 << 20)
-        self.tasks = WorkTasks(self.name, self.incarnation, self.transport, self.worker, self.sessions, cache)
+        self.tasks = WorkTasks(
+            self.name,
+            self.incarnation,
+            self.transport,
+            self.worker,
+            self.sessions,
+            cache,
+            exchanges=exchanges,
+        )
 
     def restart(self) -> None:
         """Start another process of this silo."""
@@ -154,6 +183,24 @@ class MaskedSilo:
         assert self.transport.last is not None
         return self.transport.last
 
+    def notice(self, step, content, *, session="s1", stage=0, by=COORDINATOR, incarnation=None) -> None:
+        """Send a notice about a masked sum."""
+        notice = MaskNotice(session, stage, incarnation or self.incarnation, step)
+        self.sums.exchanges.on_notice(notice, content if isinstance(content, bytes) else encode_step(content), by)
+
+    async def step(self, kind) -> object:
+        """Return the content of the silo's next step, which must be of this kind."""
+        async with asyncio.timeout(30 * LOADED):
+            message, content = await self.transport.steps.get()
+        assert isinstance(message, MaskReply)
+        assert (message.silo, message.incarnation) == (self.name, self.incarnation)
+        return decode_step(content, kind)
+
+    async def answer(self, step, content, kind) -> object:
+        """Send a notice; return the content of the answer."""
+        self.notice(step, content)
+        return await self.step(kind)
+
     def end(self, session: str, by: str = COORDINATOR) -> None:
         """End a session."""
         self.tasks.end_session(EndSession(session, self.incarnation), by)
@@ -167,7 +214,17 @@ class MaskedSilo:
 
     def refused_for(self) -> list[str]:
         """Return why steps and work items were refused, as the audit log says it."""
+        if not self.log.exists():
+            return []
         return [str(line["why"]) for line in self.lines if line["outcome"] in ("refused", "failed")]
+
+    async def refuses(self, step, content, why: str) -> None:
+        """Send a notice that must be refused, and wait for its line in the audit log."""
+        before = len(self.refused_for())
+        self.notice(step, content)
+        await eventually(lambda: len(self.refused_for()) > before)
+        assert why in self.refused_for()[-1]
+        assert self.transport.steps.empty()
 
 
 class MaskedCohort:
@@ -188,12 +245,12 @@ class MaskedCohort:
         """Return a request of all silos, each with one client."""
         members = tuple(silo.keys.member for silo in sorted(self, key=lambda silo: silo.name))
         work = digest_after(earlier, self.item("", ops), {digest_of(blob): blob for blob in blobs})
-        return dataclass_like(MaskingRequest(members, (1,) * len(members), False, work, tuple(outputs)), changed)
+        return with_fields(MaskingRequest(members, (1,) * len(members), False, work, tuple(outputs)), changed)
 
     def item(self, silo, ops, request=None, *, session="s1", stage=0, clients=1, last=False, seconds=60.0) -> WorkItem:
         """Return a work item."""
         item = WorkItem(session, stage, silo, "c1", clients, tuple(ops), {}, seconds, 60.0, last)
-        return item if request is None else dataclass_like(item, {"masking": digest_of(encode_request(request))})
+        return item if request is None else with_fields(item, {"masking": digest_of(encode_request(request))})
 
     async def replies(self, ops, blobs, request, names=None, **item):
         """Send the same work to several silos; return their replies with their blobs."""
@@ -202,10 +259,59 @@ class MaskedCohort:
         return await asyncio.gather(*sent)
 
 
-def dataclass_like(struct, changed):
-    """Return a message with other values of some fields."""
-    import msgspec
+class DropoutRun:
+    """The coordinator's side of one sum from which silos may drop out.
 
+    Args:
+        cohort: the silos.
+        request: the request, with ``dropouts``.
+    """
+
+    def __init__(self, cohort: MaskedCohort, request: MaskingRequest, *, session="s1", stage=0) -> None:
+        self.cohort, self.request = cohort, request
+        keys = {silo.name: silo.identity.public for silo in cohort}
+        occasion = request.occasion(session, stage)
+        self.sum = CoordinatorSum(request.checked_members(), occasion, keys)
+        self.work: dict[str, asyncio.Task[object]] = {}
+
+    async def start(self, ops, blobs, names=None, **item) -> None:
+        """Send the work, and take the silos' offers."""
+        for name in names or list(self.cohort.silos):
+            silo = self.cohort[name]
+            item_ = self.cohort.item(name, ops, self.request, **item)
+            self.work[name] = asyncio.create_task(silo.send(item_, [*blobs, encode_request(self.request)]))
+        for name in self.work:
+            self.sum.add_offer(name, await self.cohort[name].step(Offer))
+
+    async def share(self, dropped=()) -> None:
+        """Let the silos share the stage, and take their values; those that drop out get no notice."""
+        self.sharing = self.sum.fix_sharing()
+        for name in self.work:
+            if name not in dropped:
+                self.cohort[name].notice("sharing", self.sharing[name])
+        for name, work in self.work.items():
+            if name not in dropped:
+                message, outputs = await work
+                assert isinstance(message, Done), message
+                blob = outputs[message.outputs[-1][0]]
+                self.sum.add_values(name, read_masked(blob, self.request.rings)[1])
+
+    async def sign(self) -> None:
+        """Take the signatures of the survivors."""
+        self.survivors = self.sum.close()
+        for name in self.survivors:
+            self.sum.add_signature(name, await self.cohort[name].answer("survivors", self.survivors, bytes))
+
+    async def unmask(self) -> list[list[int]]:
+        """Return the sum."""
+        for name in self.survivors:
+            revealed = await self.cohort[name].answer("unmask", dict(self.sum.signatures), Revealed)
+            self.sum.add_revealed(name, revealed)
+        return listed(self.sum.result())
+
+
+def with_fields(struct, changed):
+    """Return a message with other values of some fields."""
     return msgspec.structs.replace(struct, **changed)
 
 
@@ -219,8 +325,13 @@ def sum_of(replies, request) -> list[list[int]]:
             total = values
         else:
             add(total, values)
+    return listed(total or [])
+
+
+def listed(total) -> list[list[int]]:
+    """Return a sum as lists of integers."""
     dtypes = {1: "int8", 2: "int16", 3: "int32", 4: "int32", 8: "int64"}
-    return [ring.values(elements, np.dtype(dtypes[ring.width])).tolist() for ring, elements in total or []]
+    return [ring.values(elements, np.dtype(dtypes[ring.width])).tolist() for ring, elements in total]
 
 
 @asynccontextmanager

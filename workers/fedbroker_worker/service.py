@@ -18,6 +18,7 @@ from fedbroker.transport import SiloTransport, refusal_delays, until_free
 from fedbroker.trust.replays import Accepted as AcceptedMessage
 from fedbroker.wire.messages import Announce
 from fedbroker_worker import worker_version
+from fedbroker_worker.masking.exchanges import Exchanges
 from fedbroker_worker.masking.keys import MaskKeys
 from fedbroker_worker.masking.sums import SiloSums
 from fedbroker_worker.policy.accepted import accepted_file
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from fedbroker.transport import Signed
     from fedbroker.transport.amqp.connection import TrafficCounters
     from fedbroker.transport.silo.work_consumer import WorkCounters
-    from fedbroker.wire.messages import EndSession, WorkItem
+    from fedbroker.wire.messages import EndSession, MaskNotice, WorkItem
     from fedbroker_worker.config import Settings
 
 __all__ = ["SiloService", "Statistics"]
@@ -75,6 +76,12 @@ OPEN_SECONDS: Final = 30.0
 """Time limit in seconds for connecting to the broker and joining the cohort.
 
 Ample for TLS over a slow line. After it, the silo exits with the reason, and a service manager starts it again.
+"""
+
+UNMASK_SECONDS: Final = 20.0
+"""Seconds for which a stopping silo waits for the coordinator's request for shares, which removes masks of its values.
+
+A coordinator asks within seconds of a stage's last reply; one that has dropped this silo never does.
 """
 
 CAPABILITIES: Final = ("replay/1",)
@@ -117,6 +124,7 @@ class SiloService:
             announcement=self._announcement,
             on_work=self._on_work,
             on_session_end=self._on_session_end,
+            on_mask_notice=self._on_mask_notice,
             limits=limits,
             compression=silo.compression,
             keys=settings.keys,
@@ -127,16 +135,17 @@ class SiloService:
             renew_seconds=silo.renew_seconds,
             enrolled=silo.enrolled,
         )
+        audit_file = settings.policy.audit_file
+        self._audit = AuditLog(settings.directory / audit_file) if audit_file else None
         self._mask_keys = self._sums = None
         rosters = roster_file(settings)
         if settings.keys is not None and rosters is not None:
             fewest = settings.policy.min_sum_silos
             self._mask_keys = MaskKeys(silo.cohort, silo.name, self._incarnation, settings.keys.own, fewest)
-            self._sums = SiloSums(self._mask_keys, rosters, fewest)
+            exchanges = Exchanges(self._incarnation, self._transport.mask_reply, self._audit)
+            self._sums = SiloSums(self._mask_keys, rosters, fewest, exchanges)
         self._sessions = Sessions(self._runtimes, silo.max_sessions)
         self._reply_cache = ReplyCache(silo.blob_cache_bytes)
-        audit_file = settings.policy.audit_file
-        self._audit = AuditLog(settings.directory / audit_file) if audit_file else None
         worker = Worker(
             silo.name,
             self._incarnation,
@@ -159,6 +168,7 @@ class SiloService:
             self._reply_cache,
             on_reply,
             self._accepted,
+            None if self._sums is None else self._sums.exchanges,
         )
 
     async def open(self) -> None:
@@ -216,6 +226,10 @@ class SiloService:
     def _on_session_end(self, message: EndSession, by: str) -> None:
         self._tasks.end_session(message, by)
 
+    def _on_mask_notice(self, notice: MaskNotice, content: bytes, by: str) -> None:
+        if self._sums is not None:
+            self._sums.exchanges.on_notice(notice, content, by)
+
     def _on_work(self, item: WorkItem, signed: Signed) -> Awaitable[None]:
         return self._tasks.answer(item, signed)
 
@@ -237,6 +251,8 @@ class SiloService:
                 await self._tasks.wait_until_one_is_done(deadline)
             else:
                 await self._sessions.changed(deadline)
+        if self._sums is not None and not self._tasks:
+            await self._sums.exchanges.answered(Deadline.after(min(deadline.left(), UNMASK_SECONDS)))
         if self._tasks:
             _log.warning("work_abandoned", items=len(self._tasks), drain_seconds=self._settings.drain_seconds)
         await self._transport.drain()
@@ -244,6 +260,8 @@ class SiloService:
     async def close(self) -> None:
         """Leave at once: the broker requeues running work items. Bounded in time; may be called twice."""
         await self._tasks.close()
+        if self._sums is not None:
+            self._sums.exchanges.close()
         await self._transport.close()
         await self._sessions.close()
         self._reply_cache.clear()

@@ -44,6 +44,8 @@ from fedbroker.wire.messages import (
     EndSession,
     Failed,
     Fetch,
+    MaskNotice,
+    MaskReply,
     Need,
     Rejected,
     WorkItem,
@@ -75,6 +77,8 @@ class SiloTransport:
             unacknowledged messages.
         on_session_end: called when a coordinator ends a session, with the fingerprint of the notice's signer (on the
             event loop, must not block).
+        on_mask_notice: called with a coordinator's notice about a masked sum, its content and its signer's fingerprint
+            (on the event loop, must not block).
         limits: bounds on messages and blobs.
         compression: which blobs are sent compressed; compressed blobs are always accepted.
         keys: this silo's key and its coordinators' keys; None: messages are not signed.
@@ -104,6 +108,7 @@ class SiloTransport:
         announcement: Callable[[], Announce],
         on_work: Callable[[WorkItem, Signed], Awaitable[None]],
         on_session_end: Callable[[EndSession, str], None],
+        on_mask_notice: Callable[[MaskNotice, bytes, str], None] = lambda _notice, _content, _by: None,
         limits: Limits = DEFAULT_LIMITS,
         compression: Compression = "off",
         keys: Keys | None = None,
@@ -121,6 +126,7 @@ class SiloTransport:
         self._cohort = check_name("cohort", cohort)
         self._silo = check_name("silo", silo)
         self._on_session_end = on_session_end
+        self._on_mask_notice = on_mask_notice
         self._limits = limits
         self.blobs = BlobStore(store_bytes, limits=limits, linger=store_seconds)
         self._prefetch = prefetch
@@ -243,6 +249,20 @@ class SiloTransport:
         else:
             await self._publish_reply(item, signed, reply, inline, deadline)
 
+    async def mask_reply(
+        self, item: WorkItem, reply: MaskReply, content: Buffer, deadline: Deadline, signed: Signed = UNSIGNED
+    ) -> None:
+        """Send a step of a masked sum to the coordinator that signed the work; return when the broker has confirmed it.
+
+        Waits while the broker is away. A step whose queue stays missing is dropped: its coordinator is gone.
+
+        Raises:
+            BrokerLost: the broker did not confirm it by the deadline.
+            BrokerRefused: no permission, or the broker's limits are below ours.
+            WireError: the step exceeds the limits.
+        """
+        await self._publish_reply(item, signed, reply, [content], deadline)
+
     async def _send_with_reply(
         self,
         item: WorkItem,
@@ -272,7 +292,12 @@ class SiloTransport:
             _log.info("reply_unwanted", session=item.session_id, stage=item.stage)
 
     async def _publish_reply(
-        self, item: WorkItem, signed: Signed, reply: Done | Failed | Need, inline: list[Buffer], deadline: Deadline
+        self,
+        item: WorkItem,
+        signed: Signed,
+        reply: Done | Failed | Need | MaskReply,
+        inline: list[Buffer],
+        deadline: Deadline,
     ) -> bool:
         """Publish a reply; return False if its queue is missing, because the coordinator is gone."""
         body = self._envelopes.reply(item, signed, encode(reply, inline, self._limits))
@@ -396,7 +421,7 @@ class SiloTransport:
             return
         try:
             body, by = self._envelopes.notice(delivery.body)
-            message = decode(body, self._limits).message
+            message, attachments = decode(body, self._limits)
         except Forged as error:
             self._work_consumer.forgery_reports.add("mailbox", error.what)
         except WireError as error:
@@ -406,6 +431,8 @@ class SiloTransport:
                 self._on_session_end(message, by)
             elif isinstance(message, Fetch):
                 self._deferred.fetch(message, by)
+            elif isinstance(message, MaskNotice):
+                self._on_mask_notice(message, bytes(attachments[0]), by)
             elif isinstance(message, Accepted | Rejected):
                 self._announcer.on_decision(message, by)
         await delivery.ack()

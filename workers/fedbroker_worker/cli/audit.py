@@ -201,11 +201,17 @@ def _facts(line: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[tuple[
     yield "clients", str(line.get("clients", ""))
     yield from _listed("reads", _sources(line, types=True), "nothing")
     yield "outcome", _outcome(line)
+    if line.get("step"):
+        yield "step", f"{line['step']}, a notice about a masked sum"
     if line.get("why"):
         yield "why", str(line["why"])
     if line.get("outcome") == BEGUN:
         return
     released = line.get("releases")
+    for silos in ("survivors", "dropped"):
+        named = line.get(silos)
+        if is_list(named):
+            yield silos, ", ".join(map(str, named)) or "none"
     yield from _listed("releases", list(map(str, released)) if is_list(released) else [], "nothing, or unknown")
     yield "bytes out", str(line.get("bytes_out", ""))
     for label, name in (("outputs", "outputs"), ("SHA-256", "computations"), ("nonces", "nonces")):

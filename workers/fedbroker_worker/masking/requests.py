@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from fedbroker.errors import MaskingError
 from fedbroker.masking.members import CHANGED, Members
-from fedbroker.masking.request import MaskingRequest, decode_request
+from fedbroker.masking.request import MaskingRequest
 from fedbroker.text import count_text
 from fedbroker.trust.keys import Public
 from fedbroker.wire.messages import Compute
@@ -21,11 +21,10 @@ if TYPE_CHECKING:
     from fedbroker.masking.pairwise import Occasion
     from fedbroker.masking.roster import Roster
     from fedbroker.masking.silo import SiloMasking
-    from fedbroker.wire.blobs import Buffer
     from fedbroker.wire.messages import WorkItem
     from fedbroker_worker.masking.keys import MaskKeys
 
-__all__ = ["CheckedRequest", "Rosters", "check_contributors", "check_request"]
+__all__ = ["CheckedRequest", "Rosters", "check_contributors", "check_item", "check_request"]
 
 
 class Rosters(Protocol):
@@ -67,12 +66,12 @@ class CheckedRequest:
 
 
 def check_request(
-    blob: Buffer, item: WorkItem, keys: MaskKeys, roster: Mapping[str, Public], min_sum_silos: int
+    request: MaskingRequest, item: WorkItem, keys: MaskKeys, roster: Mapping[str, Public], min_sum_silos: int
 ) -> CheckedRequest:
-    """Return the request of a work item, checked.
+    """Return the request of a work item, checked with all that is known before the work is.
 
     Args:
-        blob: the request.
+        request: the request.
         item: the work item.
         keys: this silo's mask keys.
         roster: the public keys of the cohort's silos.
@@ -83,9 +82,23 @@ def check_request(
         PolicyRefused: the sum is over too few silos.
         SessionLost: this silo is not among the members with a key of this process, or has masked for this stage before.
     """
-    request = decode_request(blob)
     members = request.checked_members()
     masking = keys.of(members)
+    check_item(request, item)
+    check_contributors(request, item, members.names, min_sum_silos)
+    occasion = request.occasion(item.session_id, item.stage)
+    if masking.has_masked(occasion):
+        raise SessionLost("this silo has masked for this stage before", hint=_AGAIN)
+    masking.check(members, occasion, roster, request.contributors())
+    return CheckedRequest(request, members, occasion, masking, roster)
+
+
+def check_item(request: MaskingRequest, item: WorkItem) -> None:
+    """Check that a request fits its work item.
+
+    Raises:
+        MaskingError: it counts other clients of this silo, or has other outputs.
+    """
     request.check_clients(item.silo, item.clients)
     outputs = sum(isinstance(op, Compute) for op in item.ops)
     if len(request.outputs) != outputs or all(rings is None for rings in request.outputs):
@@ -93,12 +106,6 @@ def check_request(
             f"a masked sum describes {count_text(len(request.outputs), 'output')}, and the work has {outputs}",
             hint=CHANGED,
         )
-    check_contributors(request, item, members.names, min_sum_silos)
-    occasion = request.occasion(item.session_id, item.stage)
-    if masking.has_masked(occasion):
-        raise SessionLost("this silo has masked for this stage before", hint=_AGAIN)
-    masking.check(members, occasion, roster, request.contributors())
-    return CheckedRequest(request, members, occasion, masking, roster)
 
 
 def check_contributors(request: MaskingRequest, item: WorkItem, names: tuple[str, ...], min_sum_silos: int) -> None:

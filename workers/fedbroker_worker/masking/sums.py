@@ -9,22 +9,27 @@ import blake3
 
 from fedbroker.errors import ConfigError, MaskingError
 from fedbroker.masking.members import CHANGED
+from fedbroker.masking.request import decode_request
 from fedbroker.masking.results import write_masked
 from fedbroker.masking.work import work_digest
 from fedbroker.runtime.values import is_dealt
 from fedbroker.wire.messages import Value
-from fedbroker_worker.masking.requests import check_request
+from fedbroker_worker.masking.requests import check_item, check_request
 from fedbroker_worker.masking.tensors import elements_of, tensors_of
 from fedbroker_worker.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from fedbroker.masking.offers import Offer
     from fedbroker.masking.pairwise import Masked
+    from fedbroker.masking.request import MaskingRequest
     from fedbroker.masking.results import Shape
+    from fedbroker.transport import Signed
     from fedbroker.trust.keys import Public
     from fedbroker.wire.blobs import Buffer
     from fedbroker.wire.messages import Digest, WorkItem
+    from fedbroker_worker.masking.exchanges import Exchange, Exchanges
     from fedbroker_worker.masking.keys import MaskKeys
     from fedbroker_worker.masking.requests import CheckedRequest, Rosters
 
@@ -57,14 +62,17 @@ class MaskedStage:
 
     Args:
         checked: its request.
+        exchange: the exchange of a sum from which silos may drop out; None if all must reply.
 
     Attributes:
+        exchange: see above.
         masked: for each output, whether it is masked.
         members: the number of silos of the sum.
     """
 
-    def __init__(self, checked: CheckedRequest) -> None:
+    def __init__(self, checked: CheckedRequest, exchange: Exchange | None = None) -> None:
         self._checked = checked
+        self.exchange: Final = exchange
         self.masked: Final = tuple([rings is not None for rings in checked.request.outputs])
         self.members: Final = len(checked.members.all)
 
@@ -88,13 +96,17 @@ class MaskedStage:
             WorkRefused: a value is out of range.
         """
         clear = [output for output, masked in zip(outputs, self.masked, strict=True) if not masked]
-        return [*clear, await in_thread(partial(self._masked, outputs), "mask")]
+        offers = None if self.exchange is None else await self.exchange.offers()
+        return [*clear, await in_thread(partial(self._masked, outputs, offers), "mask")]
 
-    def _masked(self, outputs: Sequence[Buffer]) -> bytes:
+    def _masked(self, outputs: Sequence[Buffer], offers: Mapping[str, Offer] | None) -> bytes:
         checked = self._checked
         shapes, values = _values(checked, outputs)
-        contributors = checked.request.contributors()
-        checked.masking.add_masks(values, checked.members, checked.occasion, checked.roster, contributors)
+        if self.exchange is not None and offers is not None:
+            self.exchange.add_masks(values, offers)
+        else:
+            contributors = checked.request.contributors()
+            checked.masking.add_masks(values, checked.members, checked.occasion, checked.roster, contributors)
         return write_masked(shapes, values)
 
 
@@ -105,27 +117,47 @@ class SiloSums:
         keys: the mask keys.
         rosters: the source of the cohort's roster.
         min_sum_silos: the fewest silos with clients over which this silo takes part in a sum.
+        exchanges: the exchanges of sums from which silos may drop out.
     """
 
-    def __init__(self, keys: MaskKeys, rosters: Rosters, min_sum_silos: int) -> None:
+    def __init__(self, keys: MaskKeys, rosters: Rosters, min_sum_silos: int, exchanges: Exchanges) -> None:
         self._keys, self._rosters, self._min_sum_silos = keys, rosters, min_sum_silos
+        self.exchanges: Final = exchanges
 
-    async def begin(self, item: WorkItem, request: Buffer) -> MaskedStage:
+    async def begin(self, item: WorkItem, blob: Buffer, signed: Signed) -> MaskedStage:
         """Begin a masked stage, before any data are read for it.
 
         Args:
             item: the work item.
-            request: the blob that its ``masking`` names.
+            blob: the request that its ``masking`` names.
+            signed: the item's signer.
 
         Raises:
             MaskingError: the request is refused, or the roster cannot be used.
             PolicyRefused: the sum is over too few silos.
             SessionLost: another session may succeed.
         """
-        check = partial(self._check, item, request)
-        return MaskedStage(await in_thread(check, "masking request"))
+        request = decode_request(blob)
+        begun = self.exchanges.find(item, signed.by)
+        if begun is not None and begun.checked.request == request and not begun.is_masked:
+            check_item(request, item)  # the item comes again with the blobs that it lacked
+            begun.send_offer()
+            return MaskedStage(begun.checked, begun)
+        checked = await in_thread(partial(self._check, item, request), "masking request")
+        exchange = await self.exchanges.begin(item, signed, checked) if request.dropouts else None
+        return MaskedStage(checked, exchange)
 
-    def _check(self, item: WorkItem, request: Buffer) -> CheckedRequest:
+    def keep(self, stage: MaskedStage, item: WorkItem) -> None:
+        """Keep the secrets of a stage that has masked, for the rest of its exchange."""
+        if stage.exchange is not None:
+            self.exchanges.keep(stage.exchange, item.lease)
+
+    def end(self, stage: MaskedStage) -> None:
+        """Forget the secrets of a stage that has failed."""
+        if stage.exchange is not None:
+            self.exchanges.forget(stage.exchange)
+
+    def _check(self, item: WorkItem, request: MaskingRequest) -> CheckedRequest:
         return check_request(request, item, self._keys, self._roster(), self._min_sum_silos)
 
     def _roster(self) -> Mapping[str, Public]:

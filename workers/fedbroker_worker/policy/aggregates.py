@@ -68,6 +68,10 @@ _DEALT: Final = "only masked sums may leave, and the coordinator deals values to
 
 _BROADCAST: Final = "pass values at the server, and broadcast them"
 
+_OTHER_SHAPE: Final = "a masked aggregate came out in another shape than its computation declares"
+
+_FIXED_SHAPE: Final = "let each client have a tensor of that shape"
+
 _HINT: Final = (
     "aggregate by sums, means, counts, minima or maxima of tensors of fixed shapes, or have the silo's administrator"
     ' set aggregates = "any"'
@@ -208,7 +212,10 @@ def _label(digest: Digest, value: Layout) -> Value:
 
 
 def check_labels(policy: PolicySettings, outputs: Sequence[Value], masked: Sequence[bool] = ()) -> None:
-    """Check that only recognised aggregates, masked where the policy says so, and the coordinator's own values leave.
+    """Check that only recognised or masked aggregates and the coordinator's own values leave.
+
+    A masked aggregate need not be recognised, since only the sum over all silos is learnt. But its shape leaves in the
+    clear, so that it must be known before anything is computed.
 
     Args:
         policy: the policy.
@@ -226,6 +233,8 @@ def check_labels(policy: PolicySettings, outputs: Sequence[Value], masked: Seque
             for member in leaves(leaf.member) if isinstance(leaf, Server) else [leaf]:
                 if policy.aggregates == "masked" and not is_masked and not is_given(member):
                     raise PolicyRefused(RULE, _NOT_MASKED, hint=_MASK)
+                if is_masked and isinstance(member, Refused) and member.shapes is not None:
+                    continue
                 if not may_leave(member):
                     raise PolicyRefused(RULE, _REFUSAL, hint=f"{_described(member)}; {_HINT}")
 
@@ -242,6 +251,14 @@ def check_dealt(policy: PolicySettings, ops: Iterable[Op], blobs: Mapping[Digest
         raise PolicyRefused(RULE, _DEALT, hint=_BROADCAST)
 
 
+def _arrays(value: Layout) -> list[Layout]:
+    if value.kind == "struct":
+        return [array for element in value.elements for array in _arrays(element)]
+    if value.kind != "array":
+        raise Unreadable("it is no tensor")
+    return [value]
+
+
 def _described(member: Value) -> str:
     match member:
         case Refused(number, type_, why, of):
@@ -253,7 +270,7 @@ def _described(member: Value) -> str:
 
 
 def check_shapes(outputs: Sequence[Buffer], labels: Sequence[Value]) -> None:
-    """Check that aggregates have the shapes that they were recognised with.
+    """Check that aggregates have the shapes that they were recognised with, or that their computations declare.
 
     Raises:
         PolicyRefused: an aggregate has another shape, which depends on the clients' values.
@@ -277,12 +294,15 @@ def _check_shape(found: Layout, label: Value) -> None:
             if found.kind != "server":
                 raise Unreadable("it is no value at the server")
             _check_shape(found.elements[0], member)
+        case Refused(shapes=shapes):
+            if tuple(map(shape_of, _arrays(found))) != shapes:
+                raise PolicyRefused(RULE, _OTHER_SHAPE, hint=_FIXED_SHAPE, by_data=True)
         case Input(Total() as total):
             if found.kind != "array" or shape_of(found) != total.shape:
                 raise PolicyRefused(
                     RULE,
                     f"an aggregate that should be {total} came out in another shape, one that clients' values have",
-                    hint="let each client have a tensor of that shape",
+                    hint=_FIXED_SHAPE,
                     by_data=True,
                 )
         case _:

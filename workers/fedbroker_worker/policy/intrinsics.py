@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from fedbroker.graphs import calculus
@@ -21,7 +21,7 @@ from fedbroker.graphs.expressions import (
     select,
 )
 from fedbroker.graphs.reductions import NotRecognised, Total, recognise
-from fedbroker.graphs.tensors import type_text
+from fedbroker.graphs.tensors import fixed_shapes, type_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -67,12 +67,15 @@ class Refused(Value):
         type: the type of its result, for people.
         why: one line that says why it is not recognised.
         of: the number of aggregates in its computation.
+        shapes: the shape of each tensor of its result, left to right, as its computation declares them; None if the
+            computation leaves one open, or picks clients by values that the coordinator dealt to them.
     """
 
     number: int
     type: str
     why: str
     of: int = 0
+    shapes: tuple[tuple[int, ...], ...] | None = None
 
 
 def may_leave(member: Value) -> bool:
@@ -121,7 +124,12 @@ def _aggregate(argument: Value, number: int) -> Value:
     try:
         return Server(recognise(zero, *functions))  # type: ignore[arg-type]  # checked above
     except NotRecognised as error:
-        return Server(Refused(number, type_, error.why))
+        return Server(Refused(number, type_, error.why, shapes=_shapes(report)))
+
+
+def _shapes(function: Value) -> tuple[tuple[int, ...], ...] | None:
+    """Return the shapes of a function's result, if it declares them."""
+    return fixed_shapes(function.type.result) if isinstance(function, TensorFlow | calculus.Closure) else None
 
 
 def _map(argument: Value) -> Value:
@@ -137,7 +145,8 @@ def _apply(argument: Value) -> Value:
     if not isinstance(function, Function) or not isinstance(value, Server):
         raise NotUnderstood("it applies a function to something else than a value at the server")
     if isinstance(value.member, Refused):
-        return value
+        shapes = None if value.member.shapes is None else _shapes(function)
+        return Server(replace(value.member, shapes=shapes))
     _check_closed(function)
     return Server(function.call(value.member))
 

@@ -62,8 +62,8 @@ class PolicySettings:
             fewer.
         client_results: whether values of single clients may leave, or only aggregates.
         aggregates: which aggregates may leave: any; only sums, counts, minima and maxima over clients that the silo
-            recognises; or of these only the ones that are masked, so that the coordinator learns only the sum over all
-            silos. A masked output must be recognised, too: its shape would otherwise tell what its mask hides.
+            recognises; or only masked sums, so that the coordinator learns only the sum over all silos. A masked sum
+            need not be recognised, but its shape must be fixed: it would otherwise tell what the mask hides.
         min_sum_silos: the least number of silos with clients over which a masked sum is formed.
         refuse_ops: TensorFlow ops that are refused in addition to the default list.
         allow_ops: ops of the default list that this silo allows.

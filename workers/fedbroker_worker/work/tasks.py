@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fedbroker.transport import Signed, SiloTransport
     from fedbroker.wire.blobs import Buffer
     from fedbroker.wire.messages import Digest, EndSession, WorkItem
+    from fedbroker_worker.masking.exchanges import Exchanges
     from fedbroker_worker.policy.accepted import AcceptedFile
     from fedbroker_worker.work.sessions import Sessions
     from fedbroker_worker.work.worker import Worker
@@ -68,6 +69,7 @@ class WorkTasks:
         reply_cache: recent replies, for redelivered work.
         on_reply: called with each reply before it is sent; must not block.
         accepted: the record of signed work, written before the reply leaves; None for no record.
+        exchanges: the masked sums that end with their session; None if the silo takes part in none.
 
     Attributes:
         replies_failed: number of replies that could not be sent.
@@ -85,6 +87,7 @@ class WorkTasks:
         reply_cache: ReplyCache,
         on_reply: Callable[[WorkReply], None] | None = None,
         accepted: AcceptedFile | None = None,
+        exchanges: Exchanges | None = None,
     ) -> None:
         self._silo = silo
         self._incarnation = incarnation
@@ -94,6 +97,7 @@ class WorkTasks:
         self._reply_cache = reply_cache
         self._on_reply = on_reply
         self._accepted = accepted
+        self._exchanges = exchanges
         self._computing: dict[_Key, asyncio.Task[None]] = {}
         self._running: dict[asyncio.Task[None], _Key] = {}
         # Kept here, because the message of `cancel()` is lost where the task awaits tasks that others await, too.
@@ -183,6 +187,8 @@ class WorkTasks:
                 self._cancel(task, SESSION_CANCELLED)
         self._sessions.end(message.session_id, by)
         self._reply_cache.forget(message.session_id, by)
+        if self._exchanges is not None:
+            self._exchanges.end(message.session_id, by)
         _log.info("session_ended", session=message.session_id)
 
     async def _serve(self, item: WorkItem, signed: Signed, key: _Key) -> None:

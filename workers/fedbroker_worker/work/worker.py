@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -25,7 +26,7 @@ from fedbroker_worker.work.failures import failed_reply, located
 from fedbroker_worker.work.replay import fuse_structs, replay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
     from fedbroker.transport import BlobStore, Signed
     from fedbroker.wire.messages import WorkItem
@@ -128,10 +129,10 @@ class Worker:
             why_cancelled: called when the work is cancelled; its result is for the audit log.
         """
         if self._audit is None:
-            return await self._answer(item, signed.by)
+            return await self._answer(item, signed)
         record = Recording(self._audit, item, signed)
         try:
-            reply = await self._answer(item, signed.by, record)
+            reply = await self._answer(item, signed, record)
             await record.end(reply.message)
             return reply
         except AuditNotWritten as error:
@@ -140,11 +141,11 @@ class Worker:
             await record.cancelled(why_cancelled())
             raise
 
-    async def _answer(self, item: WorkItem, by: str, record: Recording | None = None) -> WorkReply:
-        started = time.monotonic()
+    async def _answer(self, item: WorkItem, signed: Signed, record: Recording | None = None) -> WorkReply:
+        by, started = signed.by, time.monotonic()
         try:
             async with self._guard.time_for(item) as deadline:
-                outputs, waited = await self._outputs(item, by, deadline, record)
+                outputs, waited = await self._outputs(item, signed, deadline, record)
             named = [(digest_of(output), output) for output in outputs]
             if max(map(len, outputs), default=0) > self._limits.max_blob:
                 raise WorkRefused(
@@ -162,17 +163,31 @@ class Worker:
         return WorkReply(done, dict(named))
 
     async def _outputs(
-        self, item: WorkItem, by: str, deadline: Deadline, record: Recording | None
+        self, item: WorkItem, signed: Signed, deadline: Deadline, record: Recording | None
     ) -> tuple[list[Buffer], float]:
         """Run the checks and the operations; return the outputs, and the seconds spent waiting for blobs."""
+        by = signed.by
         is_known = self._sessions.check(item, by)
         self._guard.check_item(item, by)
-        digests, reads = blobs_of(item.ops), item.reads
         # Before any data are read: every blob is here or announced.
         lacking = [digest for digest in item.blobs if digest not in self._blobs and digest not in item.incoming]
         if lacking:
             raise _Lacking(lacking)
-        masks = await self._masks(item, deadline) if item.masking else None
+        async with self._masks(item, signed, deadline) as masks:
+            return await self._computed(item, by, deadline, record, masks, is_known=is_known)
+
+    async def _computed(
+        self,
+        item: WorkItem,
+        by: str,
+        deadline: Deadline,
+        record: Recording | None,
+        masks: MaskedStage | None,
+        *,
+        is_known: bool,
+    ) -> tuple[list[Buffer], float]:
+        """Read the data, wait for blobs, run the operations and mask; return as :meth:`_outputs` does."""
+        digests, reads = blobs_of(item.ops), item.reads
         if record is not None and (is_known or reads):
             record.begin()
         # Data are read while blobs are still arriving.
@@ -195,13 +210,28 @@ class Worker:
                 load.cancel()
             await asyncio.gather(*loads.values(), return_exceptions=True)
 
-    async def _masks(self, item: WorkItem, deadline: Deadline) -> MaskedStage:
-        """Begin the masked sums of a work item: before its data are read, because the other silos are checked here."""
+    @asynccontextmanager
+    async def _masks(self, item: WorkItem, signed: Signed, deadline: Deadline) -> AsyncGenerator[MaskedStage | None]:
+        """Begin the masked sums of a work item, if it has any: before its data are read, the other silos are checked.
+
+        They end if the block raises, unless the work item will come again with the blobs that it lacks.
+        """
+        if not item.masking:
+            yield None
+            return
         if self._sums is None:
             raise without_roster()
         with self._blobs.pinned(item.blobs):
             request = await self._collect([item.masking], deadline)
-            return await self._sums.begin(item, request[item.masking])
+            masks = await self._sums.begin(item, request[item.masking], signed)
+        try:
+            yield masks
+        except _Lacking:
+            raise
+        except BaseException:
+            self._sums.end(masks)
+            raise
+        self._sums.keep(masks, item)
 
     async def _load(self, op: Data, clients: int, record: Recording | None) -> bytes:
         if record is not None:
