@@ -77,22 +77,22 @@ class MaskedCohort:
         sent = {slot.name: server.values[slot.name] for slot in stage.inputs if slot.name in server.values}
         keep = [slot.name for one in later for slot in one.inputs]
         written = ops.write(stage, sent, keep, last=not later)
+        sums = following.sums if following is not None else ()
+        count = sum(map(len, ops.client_ranges.values()))
+        rings = [rings_of(one, count, sent) for one in sums]
+        self.rings.append(rings)
         outputs = {name: await replay(*silo, written[name], ops.blobs) for name, silo in silos.items()}
         merges = MergeScheduler("membership")
         if following is not None and stage.partials:
             server.begin(following, merges)
-        sums = following.sums if following is not None else ()
-        total = None
-        count = sum(map(len, ops.client_ranges.values()))
-        rings = [rings_of(one, count, sent) for one in sums]
-        self.rings.append(rings)
+        total = expected = None
         for name in self._silos:
             masked, clear = outputs[name][: len(stage.masked)], outputs[name][len(stage.masked) :]
             shapes, elements = as_elements(stage.masked, masked, rings)
             if total is None:
                 total, expected = elements, shapes
             else:
-                assert shapes == expected
+                assert shapes == expected, f"masked tensors differ: {shapes} and {expected}"
                 add(total, elements)
             parts = parts_of(stage, clear)
             merges.arrive(name, parts[: len(stage.partials)], 0)
