@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from fedbroker.plan.explain import Crossing, Explanation, explain
     from fedbroker.session.events import Event, EventDetails, EventName, Listener
     from fedbroker.session.report import (
+        MaskingReport,
         SessionReport,
         SiloReport,
         StageReport,
@@ -57,6 +58,7 @@ __all__ = [
     "FedbrokerError",
     "Limits",
     "Listener",
+    "MaskingReport",
     "Member",
     "Options",
     "OutcomeName",
@@ -94,7 +96,7 @@ _HOMES = {
     "fedbroker.plan.explain": ("Crossing", "Explanation", "explain"),
     "fedbroker.session.events": ("Event", "EventDetails", "EventName", "Listener"),
     "fedbroker.session.stage_state": ("OutcomeName",),
-    "fedbroker.session.report": ("SessionReport", "SiloReport", "StageReport"),
+    "fedbroker.session.report": ("MaskingReport", "SessionReport", "SiloReport", "StageReport"),
     "fedbroker.session.roster": ("Member",),
     "fedbroker.wire.limits": ("Limits",),
     "fedbroker.wire.messages": ("Column", "Source"),

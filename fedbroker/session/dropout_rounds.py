@@ -52,7 +52,7 @@ class DropoutRounds:
         request: the request of the stage.
         keys: the public keys of the cohort's silos.
         needed: number of silos that must take part; at least the sum's threshold.
-        on_invalid: called when a silo's message was not accepted; see :meth:`invalid`.
+        on_invalid: called for each silo whose message was not accepted, with the reason.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class DropoutRounds:
         request: MaskingRequest,
         keys: Mapping[str, Public],
         needed: int,
-        on_invalid: Callable[[], None],
+        on_invalid: Callable[[str, MaskingError], None],
     ) -> None:
         self._session_id, self._stage, self._transport = session_id, stage, transport
         self._incarnations = {member.silo: member.incarnation for member in request.members}
@@ -101,16 +101,12 @@ class DropoutRounds:
         except MaskingError as error:
             _log.warning("mask_reply_invalid", silo=silo, session=self._session_id, step=reply.step, reason=error.what)
             self._invalid[silo] = error
-            self._on_invalid()
+            self._on_invalid(silo, error)
         self.notify()
 
     def notify(self) -> None:
         """Look at the state again: a silo's part in the stage has ended, or a message has come."""
         self._changed.set()
-
-    def invalid(self, silo: str) -> MaskingError | None:
-        """Return why a message of a silo was not accepted; None if none was."""
-        return self._invalid.get(silo)
 
     def _add_offer(self, silo: str, content: Buffer) -> None:
         if self._sum.is_sharing or silo in self._sum.offered:

@@ -24,6 +24,7 @@ EventName: TypeAlias = Literal[
     "silo_answered",
     "silo_dropped",
     "late_joiner_added",
+    "masks_removed",
     "stage_finished",
     "stage_failed",
     "late_reply",
@@ -64,6 +65,7 @@ class EventDetails(TypedDict, total=False):
     seconds: float
     silos: int
     sources: list[str]
+    threshold: int
     transfer: float
     wanted: int
     why: str

@@ -17,7 +17,7 @@ from fedbroker.transport.amqp.connection import TrafficCounters
 from fedbroker.transport.coordinator.requests import Reason
 from fedbroker.wire.messages import Done
 
-__all__ = ["Recorder", "RequestTimings", "SessionReport", "SiloReport", "StageReport", "Statistics"]
+__all__ = ["MaskingReport", "Recorder", "RequestTimings", "SessionReport", "SiloReport", "StageReport", "Statistics"]
 
 MAX_FORGED: Final = 256
 """Largest number of forged messages listed in a report: a reader learns nothing new from more."""
@@ -60,6 +60,28 @@ class SiloReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MaskingReport:
+    """The masked sums of one client stage.
+
+    Attributes:
+        members: the silos over which they were to be formed. The stage's participants are those over which they were.
+        threshold: the fewest silos over which they could have been formed.
+        seconds: time that the removal of the masks took after the last reply; 0.0 where masks cancel by themselves.
+    """
+
+    members: tuple[str, ...]
+    threshold: int
+    seconds: float = 0.0
+
+    def __repr__(self) -> str:
+        return one_line_repr("MaskingReport", str(self))
+
+    def __str__(self) -> str:
+        removed = f", masks removed in {seconds_text(self.seconds)}" if self.seconds else ""
+        return f"{self.threshold} of {count_text(len(self.members), 'silo')} needed{removed}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageReport:
     """One client stage.
 
@@ -70,6 +92,7 @@ class StageReport:
         silos: all silos that were asked, in membership order.
         merge_order: order in which their outputs were merged. ``arrival`` also if ``membership`` was requested, but
             would have held too much in memory.
+        masking: its masked sums; None if it has none.
     """
 
     stage: int
@@ -77,6 +100,7 @@ class StageReport:
     seconds: float
     silos: tuple[SiloReport, ...]
     merge_order: MergeOrder = "membership"
+    masking: MaskingReport | None = None
 
     @property
     def participants(self) -> tuple[str, ...]:
@@ -153,6 +177,7 @@ class SessionReport:
         line = f"session {self.session} in cohort {self.cohort}: {silos}, {stages}, {took}"
         notes = [f"late replies: {self.late}"] if self.late else []
         notes += [f"forged messages: {len(self.forged)}"] if self.forged else []
+        notes += [f"masked sums in client stage {one.stage}: {one.masking}" for one in self.stages if one.masking]
         notes += [f"error: {self.error}"] if self.error else []
         return "\n".join([printable(line), _table(self.stages), *map(printable, notes)])
 
@@ -298,12 +323,19 @@ class Recorder:
             self.emit("silo_dropped", silo.silo, outcome=silo.outcome, why=silo.why, seconds=silo.at)
 
     def stage_finished(
-        self, asked: Sequence[str], needed: int, merged: MergeOrder, error: Exception | None = None
+        self,
+        asked: Sequence[str],
+        needed: int,
+        merged: MergeOrder,
+        error: Exception | None = None,
+        masking: MaskingReport | None = None,
     ) -> None:
         """Record the end of a stage; ``asked`` are all silos that were asked, in membership order."""
         seconds = time.monotonic() - self._stage_began
         silos = tuple(self._silos[silo] for silo in asked if silo in self._silos)
-        stage = StageReport(stage=self._stage or 0, needed=needed, seconds=seconds, silos=silos, merge_order=merged)
+        stage = StageReport(
+            stage=self._stage or 0, needed=needed, seconds=seconds, silos=silos, merge_order=merged, masking=masking
+        )
         self.report = replace(self.report, stages=(*self.report.stages, stage), seconds=time.monotonic() - self._began)
         if error is None:
             self.emit("stage_finished", participants=len(stage.participants), seconds=seconds)

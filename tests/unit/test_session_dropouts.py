@@ -54,12 +54,19 @@ async def test_silos_lost_at_each_step(step, lost):
     lane.lost = dict.fromkeys(lane.names[:lost], step)
     work = lane.work()
     session = lane.session(policy=SOON)
+    events = []
+    session.recorder.listeners = [events.append]
     participants = await session.run_stage(work)
     await lane.close()
     assert participants == lane.names[lost if step in ("offer", "reply") else 0 :]
     assert totals(work) == summed(participants)
     assert session.recorder.report.stages[0].participants == participants
     assert set(session.recorder.report.dropped.values()) <= {"late"}
+    masking = session.recorder.report.stages[0].masking
+    assert (masking.members, masking.threshold) == (lane.names, 5)
+    assert masking.seconds > 0
+    assert "masked sums in client stage 0: 5 of 7 silos needed" in str(session.recorder.report)
+    assert [event.name for event in events if event.name == "masks_removed"] == ["masks_removed"]
     assert set(lane.ended) == set(lane.names) - set(participants)
 
 

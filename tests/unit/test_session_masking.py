@@ -41,7 +41,9 @@ def test_sum_is_exact_in_any_order_of_arrival(count, data):
 async def test_silos_get_the_same_request_with_their_work():
     lane = MaskedLane(3)
     work = lane.work(work=b"w" * 32)
-    await lane.session().run_stage(work)
+    session = lane.session()
+    await session.run_stage(work)
+    assert str(session.recorder.report.stages[0].masking) == "3 of 3 silos needed"
     (digest,) = {item.masking for item in lane.items.values()}
     assert all(item.blobs == (digest,) for item in lane.items.values())
     request = decode_request(lane.inline["s00"][digest])
