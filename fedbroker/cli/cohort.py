@@ -81,7 +81,10 @@ def list_(*, url: Url, seconds: Listen = LISTEN, json: Json = False) -> None:
 
 @app.command(help_epilogue=_SHOW)
 def show(cohort: Name, /, *, url: Url, json: Json = False) -> None:
-    """Show a cohort's silos: state, data sources and work in flight. A cohort without silos is an error."""
+    """Show a cohort's silos: state, data sources and work in flight. A cohort without silos is an error.
+
+    A silo that takes part in masked sums `masks`: it has keys, and a valid roster.
+    """
     from fedbroker.errors import CohortError
 
     configure("auto", "error")
@@ -201,13 +204,15 @@ async def _next(heard: asyncio.Event) -> None:
 def _print_line(row: Row) -> None:
     silo = row.announce
     facts = f"{row.state}, incarnation {silo.incarnation}, sources {', '.join(silo.sources) or 'none'}"
-    print(printable(f"{datetime.now():%H:%M:%S} {silo.silo} {facts}, {silo.in_flight} in flight"), flush=True)
+    facts += f", {silo.in_flight} in flight{', masks' if silo.mask_key else ''}"
+    print(printable(f"{datetime.now():%H:%M:%S} {silo.silo} {facts}"), flush=True)
 
 
 def _table(rows: Sequence[Row]) -> Table:
     from rich.text import Text
 
-    shown = table("silo", "state", "incarnation", "sources", "last seen", "in flight", right=("last seen", "in flight"))
+    right = ("last seen", "in flight")
+    shown = table("silo", "state", "incarnation", "sources", "last seen", "in flight", "masks", right=right)
     for row in rows:
         silo = row.announce
         sources = "\n".join(
@@ -216,5 +221,6 @@ def _table(rows: Sequence[Row]) -> Table:
         )
         state = Text(row.state, style=STYLES[row.state])
         names = (printable(silo.silo), state, printable(silo.incarnation))
-        shown.add_row(*names, sources, age_text(row.ago), str(silo.in_flight))
+        masks = "yes" if silo.mask_key else "no"
+        shown.add_row(*names, sources, age_text(row.ago), str(silo.in_flight), masks)
     return shown

@@ -48,6 +48,7 @@ class Row:
             "version": silo.version,
             "sources": sources,
             "in_flight": silo.in_flight,
+            "masked_sums": bool(silo.mask_key),
             "heartbeat": silo.heartbeat,
             "last_seen": seen.isoformat(timespec="milliseconds"),
         }
@@ -57,7 +58,7 @@ class Row:
         """Values whose change is worth a new line: all but the time of the last message."""
         silo = self.announce
         sources = tuple((name, source.rows, source.clients) for name, source in silo.sources.items())
-        return self.state, silo.incarnation, silo.version, silo.in_flight, sources
+        return self.state, silo.incarnation, silo.version, silo.in_flight, bool(silo.mask_key), sources
 
 
 class SiloTable:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
 from fedbroker_worker.config import load
 from fedbroker_worker.roster import roster_file
 
+from fedbroker.cli.cohort import _rows
 from tests.support.computations import sum_numbers
 from tests.support.masked_cohort import masked_cohort, masked_context
+from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -36,3 +39,40 @@ def test_a_silo_is_restarted_with_another_policy(broker, cohort):
         assert (settings.roster, settings.policy.max_failures) == (None, 2)
         assert silos.silos["s01"].pid != before
         assert settings.data["numbers"].kind == "duckdb"
+
+
+def masking(silos):
+    """Return the silos that announce a mask key now."""
+    rows = asyncio.run(_rows(silos.url, silos.cohort))
+    return [row.announce.silo for row in rows if row.as_json()["masked_sums"]]
+
+
+def test_running_silos_follow_the_roster(broker, cohort):
+    with masked_cohort(broker, cohort, 3, heartbeat=0.5) as silos:
+        assert masking(silos) == ["s00", "s01", "s02"]
+        silos.revoke("s01")
+        wait_until(lambda: masking(silos) == ["s00", "s02"], 30, "the revoked silo is out")
+        silos.install(silos.publics)
+        wait_until(lambda: masking(silos) == ["s00", "s01", "s02"], 30, "it is back")
+        kept = f"roster {silos.roster.serial} stays in force"
+        silos.install({**silos.publics, "s03": silos.administrator.public}, by=silos.identity("s02"))  # no effect
+        logs = [silo.log for silo in silos.silos.values()]
+        wait_until(lambda: all(kept in log.read_text() for log in logs), 30, "the forged roster is seen")
+        assert masking(silos) == ["s00", "s01", "s02"]
+        silos.roster_path.unlink()
+        silos.restart("s00")  # remembers the newest roster
+        assert masking(silos) == ["s00", "s01", "s02"]
+
+
+def test_a_silo_starts_without_a_roster_and_masks_once_it_has_one(broker, cohort):
+    with masked_cohort(broker, cohort, 3, heartbeat=0.5) as silos:
+        roster = silos.roster_path.read_bytes()
+        silos.roster_path.unlink()
+        silo = silos.silos["s00"]
+        silo.stop()
+        (silo.directory / f"{cohort}.s00.roster-seen").unlink()
+        silos.restart("s00")
+        assert masking(silos) == ["s01", "s02"]
+        assert silo.log.read_text().count("no masked sums: roster") == 1
+        silos.roster_path.write_bytes(roster)
+        wait_until(lambda: masking(silos) == ["s00", "s01", "s02"], 30, "the silo has the roster")

@@ -8,8 +8,8 @@ from fedbroker.cli.silo_table import SiloTable, changed_rows
 from fedbroker.wire.messages import Announce, Leave, Source
 
 
-def announce(silo="ewr", incarnation="1", in_flight=0, **sources):
-    return Announce("airports", silo, incarnation, 5.0, sources, in_flight=in_flight)
+def announce(silo="ewr", incarnation="1", in_flight=0, mask_key="", **sources):
+    return Announce("airports", silo, incarnation, 5.0, sources, in_flight=in_flight, mask_key=mask_key)
 
 
 def states(silos, now):
@@ -51,6 +51,7 @@ def test_leave_of_an_unknown_silo_is_ignored():
         (announce(incarnation="2"), 1),
         (announce(in_flight=1), 1),
         (announce(flights=Source((), rows=3)), 1),
+        (announce(mask_key="00" * 32), 1),
         (announce("jfk"), 1),
     ],
 )
@@ -60,3 +61,10 @@ def test_only_changes_are_reported(word, told):
     before = {row.announce.silo: row for row in silos.rows(0.0)}
     silos.update(word, 1.0)
     assert len(changed_rows(before, {row.announce.silo: row for row in silos.rows(1.0)})) == told
+
+
+def test_a_silo_with_a_mask_key_takes_part_in_masked_sums():
+    silos = SiloTable()
+    silos.update(announce(), 0.0)
+    silos.update(announce("jfk", mask_key="00" * 32), 0.0)
+    assert [row.as_json()["masked_sums"] for row in silos.rows(0.0)] == [False, True]

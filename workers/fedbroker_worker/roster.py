@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import stat
 import threading
@@ -13,6 +15,7 @@ from fedbroker.errors import ConfigError
 from fedbroker.log import get_logger
 from fedbroker.masking.roster import MAX_ROSTER_BYTES, Roster, parse_roster
 from fedbroker_worker.errors import SettingsError
+from fedbroker_worker.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,6 +89,7 @@ class RosterFile:
         self._newest: Roster | None = None
         self._problem: ConfigError | None = None
         self._reported: set[str] = set()
+        self._is_in_force = False
 
     def current(self) -> Roster:
         """Return the roster in force; read its file if it changed since the last call.
@@ -99,19 +103,33 @@ class RosterFile:
                 self._is_loaded = True
                 self._restore()
             self._refresh()
+            self._is_in_force = False
             try:
                 roster = self._checked(self._newest)
             except ConfigError as error:
                 problem = SettingsError(f"no masked sums: {error.what}", hint=error.hint)
                 self._report(problem)
                 raise problem from None
+            self._is_in_force = True
             if self._problem is None:
                 self._reported.clear()  # a later problem is logged, even if it is the same again
             return roster
 
     @property
+    def is_in_force(self) -> bool:
+        """True after a call of :meth:`current` that returned a roster. Does not block."""
+        return self._is_in_force
+
+    async def watch(self, seconds: float) -> None:
+        """Read the roster every so many seconds, in a thread, until cancelled."""
+        while True:
+            with contextlib.suppress(SettingsError):
+                await in_thread(self.current, "roster")
+            await asyncio.sleep(seconds)
+
+    @property
     def problem(self) -> ConfigError | None:
-        """Why the file that is there now is not in force; None if it is."""
+        """The reason why the present file is not in force; None if it is."""
         return self._problem
 
     def _checked(self, roster: Roster | None) -> Roster:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +19,7 @@ from fedbroker.transport import SiloTransport, refusal_delays, until_free
 from fedbroker.trust.replays import Accepted as AcceptedMessage
 from fedbroker.wire.messages import Announce
 from fedbroker_worker import worker_version
+from fedbroker_worker.errors import SettingsError
 from fedbroker_worker.masking.exchanges import Exchanges
 from fedbroker_worker.masking.keys import MaskKeys
 from fedbroker_worker.masking.sums import SiloSums
@@ -138,7 +140,8 @@ class SiloService:
         audit_file = settings.policy.audit_file
         self._audit = AuditLog(settings.directory / audit_file) if audit_file else None
         self._mask_keys = self._sums = None
-        rosters = roster_file(settings)
+        self._rosters = rosters = roster_file(settings)
+        self._watch: asyncio.Task[None] | None = None
         if settings.keys is not None and rosters is not None:
             fewest = settings.policy.min_sum_silos
             self._mask_keys = MaskKeys(silo.cohort, silo.name, self._incarnation, settings.keys.own, fewest)
@@ -187,11 +190,19 @@ class SiloService:
                 await in_thread(self._audit.check, "audit")
             if self._accepted is not None:
                 await in_thread(self._accepted.check, "record")
-            await _concurrently(self._catalog.open(), self._runtimes.start())
+            await _concurrently(self._catalog.open(), self._runtimes.start(), self._read_roster())
             await self._join()
         except BaseException:
             await self.close()
             raise
+
+    async def _read_roster(self) -> None:
+        """Read the roster before the first announcement, and keep it current. Without one, the silo masks nothing."""
+        if self._rosters is None:
+            return
+        with suppress(SettingsError):  # logged there
+            await in_thread(self._rosters.current, "roster")
+        self._watch = asyncio.create_task(self._rosters.watch(self._settings.heartbeat), name="roster")
 
     async def _join(self) -> None:
         """Join under the silo's name; with ``standby``, wait until the name is free."""
@@ -259,6 +270,10 @@ class SiloService:
 
     async def close(self) -> None:
         """Leave at once: the broker requeues running work items. Bounded in time; may be called twice."""
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.cancel()
+            await asyncio.wait([watch])
         await self._tasks.close()
         if self._sums is not None:
             self._sums.exchanges.close()
@@ -291,7 +306,8 @@ class SiloService:
         )
 
     def _announcement(self) -> Announce:
-        member = self._mask_keys.member if self._mask_keys is not None else None
+        is_ready = self._mask_keys is not None and self._rosters is not None and self._rosters.is_in_force
+        member = self._mask_keys.member if self._mask_keys is not None and is_ready else None
         return Announce(
             cohort=self._settings.cohort,
             silo=self._settings.name,
