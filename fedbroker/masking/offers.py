@@ -10,14 +10,15 @@ import hashlib
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from msgspec import Meta
 
 from fedbroker.errors import MaskingError
-from fedbroker.masking.members import CHANGED, KeyBytes, MaskKey, Members, SignatureBytes
+from fedbroker.masking.members import CHANGED, MAX_MEMBERS, KeyBytes, MaskKey, Members, SignatureBytes
 from fedbroker.masking.pairwise import Occasion
 from fedbroker.masking.shares import SECRET_BYTES, SHARE_BYTES, split
 from fedbroker.trust.keys import Identity, Public, joined
@@ -36,6 +37,10 @@ __all__ = [
 ]
 
 NONCE_BYTES: Final = 12  # of AES-GCM; random, since a silo that is asked twice deals twice with the same key
+TAG_BYTES: Final = 16  # of AES-GCM
+SEALED_BYTES: Final = NONCE_BYTES + 2 * SHARE_BYTES + TAG_BYTES
+
+SealedBytes = Annotated[bytes, Meta(min_length=SEALED_BYTES, max_length=SEALED_BYTES)]
 
 
 def threshold_of(members: int) -> int:
@@ -60,7 +65,7 @@ class Offer(msgspec.Struct, frozen=True, array_like=True):
     stage_key: KeyBytes
     commitment: KeyBytes
     signature: SignatureBytes
-    sealed: dict[Name, bytes]
+    sealed: Annotated[dict[Name, SealedBytes], Meta(max_length=MAX_MEMBERS)]
 
 
 @dataclass(frozen=True, slots=True)

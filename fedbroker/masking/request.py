@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from fedbroker.errors import MaskingError
-from fedbroker.masking.members import CHANGED, KeyBytes, Member, Members
+from fedbroker.masking.members import CHANGED, MAX_MEMBERS, KeyBytes, Member, Members
 from fedbroker.masking.pairwise import Occasion
 from fedbroker.masking.rings import Ring
 from fedbroker.trust.keys import joined
@@ -33,13 +33,20 @@ class MaskingRequest(msgspec.Struct, frozen=True):
         work: the digest of the session's work so far and of this stage; see :mod:`fedbroker.masking.work`.
         outputs: for each output of the work item, the rings of its tensors, left to right; None for an output that
             leaves without a mask.
+
+    Raises:
+        MaskingError: it has not one number of clients for each member.
     """
 
-    members: tuple[Member, ...]
-    clients: tuple[Count, ...]
+    members: Annotated[tuple[Member, ...], Meta(max_length=MAX_MEMBERS)]
+    clients: Annotated[tuple[Count, ...], Meta(max_length=MAX_MEMBERS)]
     dropouts: bool
     work: KeyBytes
     outputs: tuple[tuple[Ring, ...] | None, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.clients) != len(self.members):
+            raise MaskingError("a masked sum names no number of clients for each member", hint=CHANGED)
 
     @property
     def rings(self) -> tuple[Ring, ...]:
@@ -50,10 +57,8 @@ class MaskingRequest(msgspec.Struct, frozen=True):
         """Return the members.
 
         Raises:
-            MaskingError: they are too few, not distinct, or the counts of clients do not fit them.
+            MaskingError: they are too few or too many, or not distinct and sorted.
         """
-        if len(self.clients) != len(self.members):
-            raise MaskingError("a masked sum names no number of clients for each member", hint=CHANGED)
         return Members(self.members)
 
     def check_clients(self, silo: str, clients: int) -> None:
@@ -68,7 +73,7 @@ class MaskingRequest(msgspec.Struct, frozen=True):
         Raises:
             MaskingError: it has another number.
         """
-        claimed = dict(zip([member.silo for member in self.members], self.clients, strict=False)).get(silo)
+        claimed = dict(zip([member.silo for member in self.members], self.clients, strict=True)).get(silo)
         if claimed != clients:
             raise MaskingError(
                 f"a masked sum names {claimed} clients of silo {silo!r}, which has {clients}", hint=CHANGED

@@ -19,7 +19,11 @@ from fedbroker.wire.blobs import Buffer
 
 __all__ = ["Shape", "add_packed", "masked_parts", "read_masked", "write_masked"]
 
-Shape = tuple[Annotated[int, Meta(ge=0)], ...]
+Shape = Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(max_length=32)]
+"""The sizes of a tensor's dimensions, as many as NumPy has at most."""
+
+_MAX_ELEMENTS: Final = 1 << 60
+"""More than fit into any memory. A tensor without elements also has to have a shape that NumPy can make."""
 
 _LENGTH_BYTES: Final = 4
 
@@ -68,10 +72,12 @@ def masked_parts(blob: Buffer, rings: Sequence[Ring]) -> tuple[tuple[Shape, ...]
     start = _LENGTH_BYTES + length
     try:
         shapes = msgspec.msgpack.decode(view[_LENGTH_BYTES:start], type=tuple[Shape, ...])
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         raise MaskingError("masked values cannot be read", hint=_SAME_VERSION) from None
     if len(shapes) != len(rings):
         raise MaskingError(f"{len(shapes)} masked tensors, and not {len(rings)}", hint=_SAME_VERSION)
+    if any(math.prod(filter(None, shape)) > _MAX_ELEMENTS for shape in shapes):
+        raise MaskingError("masked values have a shape that no tensor can have", hint=_SAME_VERSION)
     sizes = [math.prod(shape) * ring.width for shape, ring in zip(shapes, rings, strict=True)]
     if start + sum(sizes) != len(view):
         raise MaskingError("masked values have another size than their shapes say", hint=_SAME_VERSION)

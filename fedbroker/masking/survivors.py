@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
 from fedbroker.errors import MaskingError
-from fedbroker.masking.members import CHANGED
+from fedbroker.masking.members import CHANGED, MAX_MEMBERS
 from fedbroker.masking.pairwise import Occasion
 from fedbroker.masking.shares import SHARE_BYTES
 from fedbroker.trust.keys import Identity, Public, joined
@@ -23,7 +23,8 @@ from fedbroker.wire.messages import Name
 
 __all__ = ["Revealed", "Survivors", "check_signatures", "signed_survivors"]
 
-ShareBytes = Annotated[bytes, Meta(min_length=SHARE_BYTES, max_length=SHARE_BYTES)]
+ShareBytes: TypeAlias = Annotated[bytes, Meta(min_length=SHARE_BYTES, max_length=SHARE_BYTES)]
+Shares: TypeAlias = Annotated[dict[Name, ShareBytes], Meta(max_length=MAX_MEMBERS)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,8 @@ class Revealed(msgspec.Struct, frozen=True, array_like=True):
         keys: its share of each dropped member's stage key.
     """
 
-    seeds: dict[Name, ShareBytes]
-    keys: dict[Name, ShareBytes]
+    seeds: Shares
+    keys: Shares
 
     def __repr__(self) -> str:
         return f"Revealed({len(self.seeds)} seeds, {len(self.keys)} keys)"

@@ -45,7 +45,7 @@ def test_each_silo_vouches_for_its_number_of_clients():
 
 def test_counts_of_clients_have_to_fit_the_members():
     with pytest.raises(MaskingError, match="no number of clients for each member"):
-        request(clients=(1, 2)).checked_members()
+        request(clients=(1, 2))
 
 
 def test_every_part_of_a_request_is_part_of_the_occasion():
