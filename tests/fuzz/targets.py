@@ -39,8 +39,10 @@ from fedbroker.trust.envelope import MessageContext, open_envelope, unverified_b
 from fedbroker.wire import Assembler, Limits, decode, digest_of, encode
 from fedbroker.wire.coding import decoded
 from fedbroker.wire.messages import Chunk, Op, Value
+from tests.fuzz.errors import one_line
 from tests.fuzz.executor import Memory
 from tests.fuzz.graphs import admits, edited
+from tests.fuzz.masking import mask_step, masked, masking_request, roster
 from tests.fuzz.mutation import Mutation, blind, spelt, structured, worded
 from tests.support.message_bytes import message_body
 
@@ -91,7 +93,7 @@ def message(data: bytes) -> bool:
     try:
         frame = decode(data, LIMITS)
     except WireError as error:
-        _one_line(error)
+        one_line(error)
         return False
     with contextlib.suppress(WireError):  # encoded again it may exceed the limit
         again = decode(encode(frame.message, frame.attachments, LIMITS), LIMITS)
@@ -110,7 +112,7 @@ def strings(data: bytes) -> bool:
     try:
         message = decode(message_body(data), LIMITS).message
     except WireError as error:
-        _one_line(error)
+        one_line(error)
         return False
     for text in _strings(msgspec.to_builtins(message)):
         assert is_printable(text), repr(text)
@@ -132,7 +134,7 @@ def chunks(data: bytes) -> bool:
         try:
             blob = assembler.add(chunk, piece, float(now))
         except WireError as error:
-            _one_line(error)
+            one_line(error)
             continue
         if blob is not None:
             assert digest_of(blob) == chunk.digest
@@ -150,7 +152,7 @@ def piece(data: bytes) -> bool:
     try:
         content = decoded(Chunk("0" * 32, size, offset, "zstd"), data[16:], SMALL)
     except WireError as error:
-        _one_line(error)
+        one_line(error)
         return False
     assert 0 < len(content) <= SMALL.large_chunk
     assert offset + len(content) <= size
@@ -179,7 +181,7 @@ def frames(data: bytes) -> bool:
             with contextlib.suppress(ValueError):
                 list(fields(content))
     except ValueError as error:
-        _one_line(error)
+        one_line(error)
         return False
     return True
 
@@ -191,7 +193,7 @@ def settings(data: bytes) -> bool:
     try:
         loaded = load(path, {})
     except ConfigError as error:
-        _one_line(error)
+        one_line(error)
         return False
     assert "hunter2" not in repr(loaded)
     return True
@@ -204,7 +206,7 @@ def envelope(data: bytes) -> bool:
     try:
         opened = open_envelope(data, ABOUT, READER, KNOWN.get)
     except Forged as error:
-        _one_line(error)
+        one_line(error)
         return "signature" in error.what  # it got as far as the signature
     assert bytes(opened.body) in SAID
     return True
@@ -218,7 +220,7 @@ def sealed(data: bytes) -> bool:
     try:
         open_envelope(head + data[1:] + signature, ABOUT, READER, KNOWN.get)
     except Forged as error:
-        _one_line(error)
+        one_line(error)
         return False
     return True
 
@@ -229,7 +231,7 @@ def computation(data: bytes) -> bool:
         for kind, content in parts(data):
             (ops_of_computation if kind == "computation" else ops_of_graph)(content)
     except Unreadable as error:
-        _one_line(error)
+        one_line(error)
         return False
     return True
 
@@ -245,7 +247,7 @@ def answer(data: bytes) -> bool:
     try:
         check_value(data[1:], type_, CLIENTS)
     except WireError as error:
-        _one_line(error)
+        one_line(error)
         return False
     read(data[1:], type_)
     return True
@@ -275,7 +277,7 @@ def audit(data: bytes) -> bool:
     found = read_audit(raw)
     rows(found)
     if found.problem is not None:
-        _one_line(found.problem)
+        one_line(found.problem)
     lines = _chained(content)
     whole = read_audit(lines)
     assert whole.problem is None
@@ -324,12 +326,6 @@ def _changed(lines: Sequence[bytes], how: bytes) -> list[bytes] | None:
     return b"".join(changed).splitlines(keepends=True)
 
 
-def _one_line(error: Exception) -> None:
-    assert len(str(error).splitlines()) == 1, f"not one line: {error!s}"
-    assert len(str(error)) < 20_000, "a line without an end"
-    assert is_printable(str(error)), f"not printable: {error!r}"
-
-
 def _values(ops: Sequence[Op]) -> list[Value]:
     return [op for op in ops if isinstance(op, Value)]
 
@@ -345,7 +341,7 @@ def _replayed(ops: Sequence[object], blobs: dict[str, bytes]) -> list[bytes] | s
     try:
         return _loop().run_until_complete(replay(ops, Memory(), {}, blobs, data))
     except (WorkRefused, ComputationFailed, SourceError) as error:
-        _one_line(error)
+        one_line(error)
         return type(error).__name__
 
 
@@ -381,6 +377,10 @@ TARGETS = {
         Target(computation, 6, (blind,)),
         Target(answer, 10, (blind,)),
         Target(audit, 6, (blind,)),
+        Target(mask_step, 3, (blind, structured, structured, structured)),
+        Target(masking_request, 4, (blind, structured, structured, structured)),
+        Target(masked, 6, (blind,)),
+        Target(roster, 4, (blind, worded, worded)),
         Target(graph, 1, (edited,)),
     )
 }
