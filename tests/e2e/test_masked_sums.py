@@ -79,3 +79,14 @@ def test_two_silos_are_too_few(silos):
         pytest.raises(MaskingError, match=r"over 2 silos, where at least 3 are needed.*min_silos=3"),
     ):
         invoke(context)
+
+
+@pytest.mark.parametrize("stragglers", ["drop", "replace"])
+def test_sums_from_which_silos_may_drop_out(silos, stragglers):
+    with masked_context(silos, stragglers=stragglers) as context:
+        assert [invoke(context) for _ in range(3)] == [EXPECTED] * 3
+        (stage,) = context.last_session.stages
+        assert stage.participants == stage.masking.members == ("s00", "s01", "s02")
+        assert stage.masking.threshold == 3
+        assert 0 < stage.masking.seconds < 2
+        assert context.last_session.late == 0

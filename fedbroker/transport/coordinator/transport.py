@@ -402,8 +402,6 @@ class CoordinatorTransport:
                 case MaskReply() if delivery.key == topology.reply_key(
                     self.coordinator_id, message.session_id, message.stage, message.silo
                 ):
-                    if len(attachments) != 1:
-                        raise WireError(f"a message of a masked sum has {len(attachments)} attachments")
                     if not self._router.settle_masks(message, attachments[0]):
                         self._count_strike(silo)
                 case _:
