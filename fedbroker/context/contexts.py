@@ -88,7 +88,8 @@ class _BrokerContext:
         Raises:
             PlanError: it cannot run here; says which part and what to use instead.
         """
-        return explain_plan(self._thread.run(self._coordinator.plan(comp)))
+        plan = self._thread.run(self._coordinator.plan(comp))
+        return explain_plan(plan, dropouts=self._coordinator.settings.stragglers != "fail")
 
     def close(self) -> None:
         """Cancel running computations, disconnect, and end the C++ runtime. Bounded in time; may be called again.

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
+import numpy as np
 import tensorflow_federated as tff
 from google.protobuf.message import Message
 
@@ -33,6 +34,12 @@ __all__ = [
     "identity_of",
     "serialize_computation",
 ]
+
+
+MODULAR_WIDTH: Final = 8
+"""Bytes of each element of a masked modular sum."""
+
+_BYTE_BITS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +89,18 @@ class MaskedTensor:
     dtype: str
     largest: int | None = None
     modulus: int | None = None
+
+    def width(self, clients: int) -> int:
+        """Return the bytes that each element takes in a masked sum over so many clients.
+
+        These are the fewest that hold the sum and its sign. Without a bound, they are the dtype's own, or 8 for a
+        modular sum.
+        """
+        own: int = np.dtype(self.dtype).itemsize
+        if self.largest is None:
+            return own if self.modulus is None else MODULAR_WIDTH
+        largest = clients * self.largest
+        return next((width for width in range(1, own) if largest < 1 << (_BYTE_BITS * width - 1)), own)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,6 @@ from fedbroker.wire.messages import Digest
 
 __all__ = ["contents_of", "read_total", "read_totals", "rings_of"]
 
-_BYTE_BITS: Final = 8
-
 
 def rings_of(sum_: MaskedSum, clients: int, values: Mapping[str, Buffer]) -> tuple[Ring, ...]:
     """Return the ring of each tensor of a masked sum, left to right.
@@ -56,11 +54,7 @@ def _ring(tensor: MaskedTensor, modulus: int | None, clients: int) -> Ring:
                 hint=f"use a modulus from 1 to {largest}, or values of a wider dtype",
             )
         return ring_of(dtype, modulus)
-    if tensor.largest is not None:
-        for width in range(1, dtype.itemsize):
-            if clients * tensor.largest < 1 << (_BYTE_BITS * width - 1):
-                return Ring(width)
-    return ring_of(dtype)
+    return Ring(tensor.width(clients))
 
 
 def _each(value: object, type_: tff.Type) -> Iterator[int]:
