@@ -20,7 +20,7 @@ from fedbroker.log import configure
 from fedbroker.text import count_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from fedbroker.diagnostics.finding import Finding
     from fedbroker.errors import FedbrokerError
@@ -129,7 +129,7 @@ async def _silos(url: str, cohort: str, keys_file: Path | None) -> list[Finding]
     if present:
         names = ", ".join(announce.silo for announce in present)
         ignored.append(Finding.ok("silos", f"{len(present)} in cohort {cohort!r}: {names}"))
-    return [*ignored, *map(_version, present)]
+    return [*ignored, *map(_version, present), *_masked_sums(present)]
 
 
 def _ignored(ignored: Mapping[str, FedbrokerError]) -> list[Finding]:
@@ -147,6 +147,23 @@ def _ignored(ignored: Mapping[str, FedbrokerError]) -> list[Finding]:
         )
         for (what, hint), names in silos.items()
     ]
+
+
+def _masked_sums(present: Sequence[Announce]) -> list[Finding]:
+    """Return a finding on masked sums; none for a cohort in which no silo masks."""
+    from fedbroker.diagnostics.finding import Finding
+    from fedbroker.errors import CohortError
+
+    without = [announce.silo for announce in present if not announce.mask_key]
+    if len(without) == len(present):
+        return []
+    if not without:
+        return [Finding.ok("masked sums", f"{count_text(len(present), 'silo')} can take part")]
+    error = CohortError(
+        f"{count_text(len(without), 'silo')} cannot take part ({', '.join(without)})",
+        hint="give them a roster_key and the cohort's roster; see `fedbroker-silo check` there",
+    )
+    return [Finding.warning("masked sums", error)]
 
 
 def _version(announce: Announce) -> Finding:

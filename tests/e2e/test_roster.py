@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import time
+from pathlib import Path
 
 import pytest
+from fedbroker_worker.cli.check import check_silo
 from fedbroker_worker.config import load
 from fedbroker_worker.roster import roster_file
 
 from fedbroker.cli.cohort import _rows
+from fedbroker.cli.doctor import doctor
 from tests.support.computations import sum_numbers
-from tests.support.masked_cohort import masked_cohort, masked_context
+from tests.support.masked_cohort import MASKED, masked_cohort, masked_context
 from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -76,3 +81,27 @@ def test_a_silo_starts_without_a_roster_and_masks_once_it_has_one(broker, cohort
         assert silo.log.read_text().count("no masked sums: roster") == 1
         silos.roster_path.write_bytes(roster)
         wait_until(lambda: masking(silos) == ["s00", "s01", "s02"], 30, "the silo has the roster")
+
+
+def test_doctor_and_check_say_who_masks(broker, cohort, capsys):
+    with masked_cohort(broker, cohort, 3, policy=MASKED, heartbeat=0.5) as silos:
+        silos.revoke("s01")
+        wait_until(lambda: masking(silos) == ["s00", "s02"], 30, "the revoked silo is out")
+        assert doctor(url=silos.url, cohort=cohort, keys=silos.keys, json=True) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert [one["what"] for one in found if one["subject"] == "masked sums"] == ["1 silo cannot take part (s01)"]
+        before = Path.cwd()
+        try:
+            for name, level, words in (
+                ("s00", "warning", "too small for min_sum_silos = 3"),
+                ("s01", "problem", "not in"),
+            ):
+                settings = load(silos.silos[name].directory / "silo.toml", {})
+                code = check_silo(settings, seconds=60.0, as_json=True)
+                said = {one["subject"]: one for one in json.loads(capsys.readouterr().out)["findings"]}
+                assert (code != 0) == (level == "problem")
+                assert said["masked sums"]["level"] == level
+                assert words in said["masked sums"]["what"]
+                assert "only sums over at least 3 silos" in said["guarantee"]["what"]
+        finally:
+            os.chdir(before)

@@ -165,6 +165,19 @@ async def test_silo_of_another_version_series_is_reported(broker, cohort, monkey
     assert module._version(Announce(cohort, "ewr", "1", 5.0, version="0.1.9")).level == "ok"
 
 
+def test_silos_without_a_mask_key_are_named():
+    from fedbroker.cli.doctor import _masked_sums
+    from fedbroker.wire.messages import Announce
+
+    with_key = [Announce("airports", name, "1", 5.0, mask_key="00" * 32) for name in ("ewr", "jfk")]
+    without = Announce("airports", "lga", "1", 5.0)
+    assert _masked_sums([]) == _masked_sums([without]) == []
+    (finding,) = _masked_sums(with_key)
+    assert (finding.level, finding.subject, finding.what) == ("ok", "masked sums", "2 silos can take part")
+    (finding,) = _masked_sums([*with_key, without])
+    assert (finding.level, finding.what) == ("warning", "1 silo cannot take part (lga)")
+
+
 async def test_runtime_of_this_machine_is_reported(broker):
     _, out, _ = await doctor(broker.url)
     started, confined = out.splitlines()[:2]
@@ -368,7 +381,8 @@ async def test_commands_of_the_errors_page_run(broker, cohort, tmp_path):
     export, look, check = block.splitlines()
     assert export.startswith("export FEDBROKER_URL=amqps://")
     write_settings(tmp_path, broker.url, cohort)
-    for line, subjects in ((look, [*RUNTIME, *STEPS, "silos"]), (check, [*STEPS, *RUNTIME, "policy", "source"])):
+    own = ["policy", "guarantee", "masked sums", "source"]
+    for line, subjects in ((look, [*RUNTIME, *STEPS, "silos"]), (check, [*STEPS, *RUNTIME, *own])):
         command, *arguments = line.replace("airports", cohort).split()
         module = {"fedbroker": "fedbroker.cli", "fedbroker-silo": "fedbroker_worker"}[command]
         code, out, err = await command_line(broker.url, tmp_path, module, *arguments)

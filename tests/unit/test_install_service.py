@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import tomllib
 from pathlib import Path
@@ -16,6 +17,7 @@ from fedbroker_worker.cli.install import install_silo
 from fedbroker_worker.config import load
 from fedbroker_worker.install.files import File, write_all
 from fedbroker_worker.install.handout import read_handout
+from fedbroker_worker.roster import roster_file
 
 from fedbroker.errors import ConfigError, FedbrokerError, UsageError
 from tests.support.certificates import self_signed
@@ -93,6 +95,7 @@ def test_systemd_gets_settings_secrets_and_units(handout, tmp_path, capsys):
     assert modes(root) == {
         **{f"{here}.{name}": 0o600 for name in secrets},
         f"{here}.toml": 0o644,
+        "etc/fedbroker/silos/airports.roster": 0o644,
         f"{units}.service": 0o644,
         f"{units}jfk.service.d/install.conf": 0o644,
     }
@@ -257,12 +260,14 @@ def test_compose_project_names_its_files(handout, tmp_path):
     secrets = {"broker", "broker-ca.pem", "certificate.pem", "key.pem", "secret.key"}
     assert modes(out) == {
         **{f"secrets/{name}": 0o444 for name in secrets},
-        **dict.fromkeys(("compose.yaml", "seccomp.json", "silo.toml"), 0o644),
+        **dict.fromkeys(("airports.roster", "compose.yaml", "seccomp.json", "silo.toml"), 0o644),
     }
     assert stat.S_IMODE((out / "secrets").stat().st_mode) == 0o700
     document = yaml.safe_load((out / "compose.yaml").read_text())
     silo = document["services"]["silo"]
     assert set(silo["secrets"]) == secrets
+    assert "./airports.roster:/etc/fedbroker/airports.roster:ro" in silo["volumes"]
+    assert "./silo.toml:/etc/fedbroker/silo.toml:ro" in silo["volumes"]
     assert document["secrets"] == {name: {"file": f"./secrets/{name}"} for name in secrets}
     assert document["name"] == "fedbroker-jfk"
     assert urls_files((out / "secrets/broker").read_text().strip()) == {
@@ -294,7 +299,7 @@ def test_secrets_of_compose_need_a_private_directory(handout, tmp_path):
 def test_kubernetes_secret_is_the_one_that_the_pod_mounts(handout, tmp_path, version):
     out = tmp_path / "manifests"
     install(handout(), "kubernetes", out=out)
-    assert modes(out) == {"secret.json": 0o600, "silo.toml": 0o644}
+    assert modes(out) == {"airports.roster": 0o644, "secret.json": 0o600, "silo.toml": 0o644}
     secret = json.loads((out / "secret.json").read_text())
     kubernetes_validate.validate(secret, version, strict=True)
     (deployment,) = [one for one in render(KUBERNETES / "silo/overlays/ewr") if one["kind"] == "Deployment"]
@@ -311,6 +316,50 @@ def test_kubernetes_secret_is_the_one_that_the_pod_mounts(handout, tmp_path, ver
     assert {Path(path).name for path in files.values()} <= secret["stringData"].keys()
     assert "secret.key" in secret["stringData"]
     assert "broker" not in tomllib.loads((out / "silo.toml").read_text())["silo"]
+
+
+@pytest.mark.parametrize(("kind", "place"), [("systemd", "root/etc/fedbroker/silos"), *[(k, "out") for k in KINDS[1:]]])
+def test_installed_silo_finds_its_roster(handout, tmp_path, kind, place):
+    directory = handout("ewr")
+    install(directory, kind, **({"root": tmp_path / "root"} if kind == "systemd" else {"out": tmp_path / "out"}))
+    here = tmp_path / place
+    settings = here / ("ewr.toml" if kind == "systemd" else "silo.toml")
+    credentials = {"CREDENTIALS_DIRECTORY": str(directory), "FEDBROKER_SILO_BROKER": "amqp://localhost/"}
+    roster = roster_file(load(settings, credentials), remembers=False)
+    assert roster.path == here / "airports.roster"
+    assert "ewr" in roster.current().silos
+    assert [path.name for path in here.glob("*roster-seen")] == []
+
+
+def test_kubernetes_is_told_to_mount_the_roster(handout, tmp_path, capsys):
+    install(handout(), "kubernetes", out=tmp_path / "out")
+    said = capsys.readouterr().out
+    assert f"copy {tmp_path}/out/silo.toml and {tmp_path}/out/airports.roster to your overlay" in said
+    assert "add airports.roster to the files of its configMapGenerator" in said
+
+
+@pytest.mark.parametrize("name", ["../airports.roster", "deep/airports.roster", "ewr.toml", "/etc/x.roster", ".roster"])
+def test_roster_must_be_in_the_directory(handout, name):
+    directory = handout("ewr")
+    text = (directory / "silo.toml").read_text().replace('roster = "airports.roster"', f'roster = "{name}"')
+    (directory / "silo.toml").write_text(text)
+    assert "'roster' in [security] of silo.toml is no file in the same directory" in refused(directory, dry_run=True)
+
+
+def test_roster_that_is_missing_is_named(handout):
+    directory = handout("ewr")
+    (directory / "airports.roster").unlink()
+    assert "airports.roster does not exist" in refused(directory, dry_run=True)
+
+
+def test_silo_without_a_roster_is_installed(handout, tmp_path):
+    directory = handout("ewr")
+    text = (directory / "silo.toml").read_text()
+    (directory / "silo.toml").write_text(re.sub(r"^roster.*\n", "", text, flags=re.MULTILINE))
+    install(directory, "compose", out=tmp_path / "out")
+    assert "airports.roster" not in modes(tmp_path / "out")
+    silo = yaml.safe_load((tmp_path / "out" / "compose.yaml").read_text())["services"]["silo"]
+    assert [volume.partition(":")[0] for volume in silo["volumes"]] == ["./silo.toml", "./data", "state"]
 
 
 def test_failed_write_leaves_no_temporary_file(tmp_path):

@@ -34,10 +34,17 @@ _INSTALL: Final = "install the cohort's roster there, as `fedbroker admin roster
 _Stamp: TypeAlias = tuple[int, int, int, int]
 
 
-def roster_file(settings: Settings, clock: Callable[[], float] = time.time) -> RosterFile | None:
+def roster_file(
+    settings: Settings, clock: Callable[[], float] = time.time, *, remembers: bool = True
+) -> RosterFile | None:
     """Return the roster of a silo's settings; None if they name no administrator's key: then it masks nothing.
 
     The newest roster is remembered in :attr:`Settings.state_directory`, across restarts.
+
+    Args:
+        settings: the silo's settings.
+        clock: returns seconds since 1970.
+        remembers: write that record; otherwise only read it.
     """
     if settings.roster is None or settings.keys is None:
         return None
@@ -48,6 +55,7 @@ def roster_file(settings: Settings, clock: Callable[[], float] = time.time) -> R
         silo.cohort,
         member=(silo.name, settings.keys.own.public),
         record=settings.state_directory / f"{silo.cohort}.{silo.name}.roster-seen",
+        remembers=remembers,
         clock=clock,
     )
 
@@ -64,6 +72,7 @@ class RosterFile:
         cohort: the cohort's name.
         member: this silo's name and public key, which must be in the roster; None to accept any roster.
         record: a file that keeps the newest roster across restarts; None to forget it.
+        remembers: write the record; otherwise only read it.
         clock: returns seconds since 1970.
     """
 
@@ -75,6 +84,7 @@ class RosterFile:
         *,
         member: tuple[str, Public] | None = None,
         record: Path | None = None,
+        remembers: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.path = path
@@ -82,6 +92,7 @@ class RosterFile:
         self._cohort = cohort
         self._member = member
         self._record = record
+        self._remembers = remembers
         self._clock = clock
         self._lock = threading.Lock()
         self._is_loaded = False
@@ -189,7 +200,7 @@ class RosterFile:
             _log.warning("roster_record_ignored", file=str(self._record), reason=str(error))
 
     def _remember(self, content: bytes) -> None:
-        if self._record is None:
+        if self._record is None or not self._remembers:
             return
         try:
             write_private(self._record, content.decode(errors="replace"))

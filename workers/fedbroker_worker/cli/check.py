@@ -15,6 +15,7 @@ from fedbroker.diagnostics.runtime import check_runtime
 from fedbroker.errors import FedbrokerError
 from fedbroker.log import configure
 from fedbroker_worker.cli.examine import examine_sources, no_data
+from fedbroker_worker.cli.masked_sums import masked_sums
 from fedbroker_worker.cli.secret_files import exposed_secrets
 from fedbroker_worker.policy.accepted import accepted_file
 from fedbroker_worker.policy.audit import AuditLog
@@ -37,7 +38,8 @@ class _Findings:
 
     broker: Sequence[Finding]
     runtime: Sequence[Finding]
-    policy: Finding
+    policy: Sequence[Finding]
+    masking: Finding
     sources: Sequence[ExaminedSource]
     settings: Sequence[Finding]
 
@@ -46,7 +48,8 @@ class _Findings:
         return [
             *self.broker,
             *self.runtime,
-            self.policy,
+            *self.policy,
+            self.masking,
             *(finding for source in self.sources for finding in source.findings),
             *self.settings,
         ]
@@ -93,10 +96,10 @@ async def _try(settings: Settings, seconds: float) -> _Findings:
         examine_sources(settings, settings.data, seconds=seconds),
     )
     own = exposed_secrets(settings) + ([] if sources else [no_data(settings)])
-    return _Findings(broker, runtime, _policy(settings), sources, own)
+    return _Findings(broker, runtime, _policy(settings), masked_sums(settings), sources, own)
 
 
-def _policy(settings: Settings) -> Finding:
+def _policy(settings: Settings) -> list[Finding]:
     """Describe the policy, and check that the audit log and the record of signed work can be written."""
     policy, accepted = settings.policy, accepted_file(settings)
     try:
@@ -105,8 +108,8 @@ def _policy(settings: Settings) -> Finding:
         if accepted is not None:
             accepted.check()
     except FedbrokerError as error:
-        return Finding.problem("policy", error)
-    return Finding.ok("policy", policy.summary)
+        return [Finding.problem("policy", error)]
+    return [Finding.ok("policy", policy.summary), Finding.ok("guarantee", policy.guarantee)]
 
 
 def _as_json(settings: Settings, findings: _Findings) -> dict[str, object]:

@@ -27,6 +27,7 @@ _URL_SECRETS: Final = {"cafile": "broker-ca.pem", "certfile": "certificate.pem",
 _RESERVED: Final = (BROKER, "toml", *_URL_SECRETS.values())
 _SECRET_NAME: Final = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 """Names that a credential of systemd, a secret of Compose and a key of a Kubernetes secret may have."""
+_ROSTER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\.roster")
 _BROKER_LINE: Final = re.compile(r"^[ \t]*broker[ \t]*=.*$", re.MULTILINE)
 _MOVED: Final = "# The broker's URL is in a file of its own."
 
@@ -42,6 +43,7 @@ class Handout:
         secrets: text of each secret by name, except the broker's URL.
         has_data: whether the settings have a data source.
         broker: the broker's URL, whose options name files by the names of secrets.
+        roster: name and text of the file with the cohort's roster; None without one. It is no secret.
     """
 
     directory: Path
@@ -50,6 +52,7 @@ class Handout:
     secrets: Mapping[str, str] = field(repr=False)
     has_data: bool
     broker: str = field(repr=False)
+    roster: tuple[str, str] | None = None
 
     def secrets_at(self, directory: str) -> dict[str, str]:
         """Return all secrets by name. The broker's URL names files in the directory where the silo will read them."""
@@ -82,7 +85,19 @@ def read_handout(directory: Path) -> Handout:
             if isinstance(file := source.options.get(key), str):
                 _take(secrets, f"{key!r} in [data.{name}]", file, directory)
     rest = _without_broker(text, document)
-    return Handout(directory, settings.silo.name, rest, secrets, bool(settings.data), broker)
+    roster = None if settings.roster is None else _roster(settings.roster.path, directory)
+    return Handout(directory, settings.silo.name, rest, secrets, bool(settings.data), broker, roster)
+
+
+def _roster(path: Path, directory: Path) -> tuple[str, str]:
+    """Return the roster's file: it is installed next to the settings, under its own name."""
+    label, name = f"'roster' in [security] of {SETTINGS}", path.name
+    if path.parent != directory.absolute() or not _ROSTER_NAME.fullmatch(name):
+        raise SettingsError(
+            f"{label} is no file in the same directory whose name ends with .roster",
+            hint=f"put the roster into {directory}, under a name such as airports.roster",
+        )
+    return name, _text(label, name, directory)
 
 
 def _with_secrets(url: str, directory: Path, secrets: dict[str, str]) -> str:

@@ -60,6 +60,7 @@ def systemd(handout: Handout, root: Path) -> Service:
     found = [
         File(here / f"{silo}.toml", handout.settings, PUBLIC),
         *(File(here / f"{silo}.{secret}", text, SECRET) for secret, text in secrets.items()),
+        *_roster(handout, here),
         File(units / _UNIT, _resource(_UNIT), PUBLIC),
     ]
     if drop_in := _drop_in(silo, [secret for secret in secrets if secret != BROKER], prefix):
@@ -80,11 +81,15 @@ def compose(handout: Handout, out: Path) -> Service:
         silo=handout.silo,
         mounts="".join(f"      - {name}\n" for name in secrets),
         files="".join(f"  {name}: {{ file: ./secrets/{name} }}\n" for name in secrets),
+        roster="".join(
+            f"\n      - ./{file.path.name}:/etc/fedbroker/{file.path.name}:ro" for file in _roster(handout, out)
+        ),
     )
     found = [
         File(out / "compose.yaml", service, PUBLIC),
         File(out / SETTINGS, handout.settings, PUBLIC),
         File(out / "seccomp.json", _resource("seccomp.json"), PUBLIC),
+        *_roster(handout, out),
         *(File(out / "secrets" / name, text, CONTAINER_SECRET, in_private=True) for name, text in secrets.items()),
     ]
     data = _data_step(handout, f"files in {out / 'data'} are in /data in the container")
@@ -105,17 +110,35 @@ def kubernetes(handout: Handout, out: Path) -> Service:
     found = [
         File(out / "secret.json", json.dumps(manifest, indent=2) + "\n", SECRET),
         File(out / SETTINGS, handout.settings, PUBLIC),
+        *_roster(handout, out),
     ]
+    copied = " and ".join(str(file.path) for file in found[1:])
     space = f"fedbroker-{handout.silo.replace('_', '-')}"
     return Service(
         found,
         (
             _data_step(handout, "files of its volume are in /data in the pod"),
             *_indented((f"kubectl create namespace {space}", f"kubectl -n {space} apply -f {out}/secret.json")),
-            f"copy {out / SETTINGS} to your overlay (config/kubernetes/silo/overlays/ewr is an example), then",
+            f"copy {copied} to your overlay (config/kubernetes/silo/overlays/ewr is an example),",
+            *_roster_step(handout),
+            "then",
             *_indented(("kubectl apply -k OVERLAY", f"kubectl -n {space} rollout status deployment/fedbroker-silo")),
         ),
     )
+
+
+def _roster(handout: Handout, directory: Path) -> list[File]:
+    """Return the file of the cohort's roster, next to the settings; none for a silo that masks nothing."""
+    if handout.roster is None:
+        return []
+    name, text = handout.roster
+    return [File(directory / name, text, PUBLIC)]
+
+
+def _roster_step(handout: Handout) -> list[str]:
+    if handout.roster is None:
+        return []
+    return [f"add {handout.roster[0]} to the files of its configMapGenerator,"]
 
 
 def _drop_in(silo: str, secrets: Sequence[str], prefix: Path) -> str:
