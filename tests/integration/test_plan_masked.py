@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tensorflow_federated.python.core.backends.mapreduce import intrinsics
 
-from fedbroker.errors import ComputationFailed, PlanError, UsageError
+from fedbroker.errors import ComputationFailed, MaskingError, PlanError, UsageError
 from fedbroker.plan import make_plan
 from tests.support.local_tff import assert_same
 
@@ -81,7 +81,7 @@ def programs(draw):
     tree = draw(trees(kind, number=3 if how == "one literal" else None))
     count = draw(st.integers(0, 5))
     clients = [values(draw, kind, tree) for _ in range(count)]
-    return Program(kind, how, tree, clients, draw(st.integers(1, 4)))
+    return Program(kind, how, tree, clients, draw(st.integers(3, 5)))
 
 
 def values(draw, kind, tree):
@@ -180,6 +180,17 @@ def test_shapes_may_be_unknown(masked, program):
     assert_same(masked(comp, *before, program.clients, silos=program.silos), expected(program))
 
 
+@pytest.mark.parametrize("silos", [3, 8, 32])
+def test_number_of_silos(masked, direct, silos):
+    @tff.federated_computation(vectors(shape=(4,)))
+    def summed(x):
+        modular = intrinsics.federated_secure_modular_sum(x, 1000)
+        return tff.federated_secure_sum(x, 99), tff.federated_secure_sum_bitwidth(x, 7), modular, tff.federated_sum(x)
+
+    values = [np.arange(at, at + 4, dtype=N) for at in range(40)]
+    assert_same(masked(summed, values, silos=silos), direct(summed, values, silos=silos, secure_sum="plaintext"))
+
+
 # --- shapes ---
 
 
@@ -195,12 +206,12 @@ def test_shapes_must_be_the_same(masked, kind):
 
     three, one = np.ones(3, N), np.ones(1, N)
     with pytest.raises(ComputationFailed, match="different shapes"):
-        masked(summed, [three, one], silos=1)
-    with pytest.raises(AssertionError, match="masked tensors differ"):
-        masked(summed, [three, one], silos=2)
-    with pytest.raises(AssertionError, match="masked tensors differ"):
-        masked(summed, [three], silos=2)  # one silo has no client
-    assert_same(masked(summed, [], silos=2), np.zeros(0, N))
+        masked(summed, [three, one, three, three])  # two clients at the first silo
+    with pytest.raises(MaskingError, match=r"its masked values have the shapes \[1\]"):
+        masked(summed, [three, one, three])
+    with pytest.raises(MaskingError, match=r"its masked values have the shapes \[0\]"):
+        masked(summed, [three, three])  # a silo without clients
+    assert_same(masked(summed, []), np.zeros(0, N))
 
 
 # --- ranges ---
@@ -262,9 +273,9 @@ def test_modular_sums_are_right_where_plaintext_overflows(masked, direct, dtype)
         return intrinsics.federated_secure_modular_sum(x, np.int64(modulus))
 
     right = dtype((modulus - 1) * 5 % modulus)
-    assert_same(masked(summed, values, silos=2), right)
+    assert_same(masked(summed, values), right)
     if dtype is not np.uint64:
-        assert direct(summed, values, silos=2, secure_sum="plaintext") != right
+        assert direct(summed, values, secure_sum="plaintext") != right
 
 
 @pytest.mark.parametrize("modulus", [0, -3, 128])

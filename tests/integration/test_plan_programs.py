@@ -34,8 +34,8 @@ def tff_process():
 
 @settings(max_examples=25, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(program=programs())
-def test_generated_programs(direct, tff_process, program):
-    failure = Law(direct, tff_process).failure(program)
+def test_generated_programs(direct, masked, tff_process, program):
+    failure = Law(direct, masked, tff_process).failure(program)
     assert failure is None, failure
 
 
@@ -46,12 +46,12 @@ def test_seeds_decide_programs():
 
 
 @pytest.mark.parametrize(("place", "expected"), [(CLIENTS, "p0 is "), (SERVER, "p1 is ")])
-def test_wrong_results_are_found(direct, tff_process, place, expected):
+def test_wrong_results_are_found(direct, masked, tff_process, place, expected):
     def wrong(comp, *args, **options):
         at_clients, at_server = direct(comp, *args, **options)
         return ([at_clients[0], N(0)], at_server) if place == CLIENTS else (at_clients, N(0))
 
-    failure = Law(wrong, tff_process).smallest_failure(SMALL)
+    failure = Law(wrong, masked, tff_process).smallest_failure(SMALL)
     assert failure.side == "fedbroker"
     assert expected in failure.text
     load(failure.program.source)

@@ -11,6 +11,7 @@ import time
 from fedbroker.context.loop import LoopThread
 from fedbroker.runtime import Runtime
 from tests.support.direct_cohort import direct_run
+from tests.support.masked_plans import masked_run
 from tests.support.programs.generate import program_of_seed
 from tests.support.programs.law import Failure, Law
 from tests.support.programs.tff_process import TffProcess
@@ -29,7 +30,7 @@ def main() -> int:
     asked = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     loop, runtime, tff = LoopThread("programs"), Runtime(), TffProcess()
-    law = Law(direct_run(loop, runtime), tff)
+    law = Law(direct_run(loop, runtime), masked_run(loop, runtime), tff)
     failures: list[Failure] = []
     kinds: collections.Counter[str] = collections.Counter()
     number = asked.first

@@ -1,114 +1,92 @@
-"""Masked sums without a network and without masks: the plan's side of them, in one C++ runtime.
+"""Masked sums without a broker: silos in one C++ runtime that mask what they computed, with the silo's own code.
 
-Each silo's partials go through the rings, as masked values do, and their sums to the server's stages.
+The coordinator's side is an invocation as it is: its plan, its masking request, and its sum.
 """
 
 from __future__ import annotations
 
-import asyncio
+from fedbroker_worker.masking.tensors import elements_of, tensors_of
 
-import numpy as np
-import tensorflow_federated as tff
-
-from fedbroker.context.invocation import split_clients
-from fedbroker.context.server_stages import ServerSide
-from fedbroker.context.values.arguments import SharedValue, client_count, read_arguments
-from fedbroker.context.values.codec import assemble, read
-from fedbroker.context.values.masking import read_totals, rings_of
-from fedbroker.context.values.ops import StageOps, parts_of
-from fedbroker.masking.pairwise import add
-from fedbroker.plan import make_plan
-from fedbroker.plan.model import ServerStage
-from fedbroker.session.merge_scheduler import MergeScheduler
-from tests.support.direct_cohort import RUN_SECONDS, replay
+from fedbroker.masking.results import write_masked
+from fedbroker.session.roster import Member
+from fedbroker.trust import Identity
+from fedbroker.trust.keyring import Keys
+from tests.support.direct_cohort import DirectCohort, DirectSession, replay
 from tests.support.local_tff import pack_arguments
+from tests.support.masking import COHORT, Silos, occasion
 
 
 def masked_run(loop_thread, runtime):
-    """Return ``run(comp, *args, silos=n)``, which invokes with masked sums on executors of one runtime."""
+    """Return ``run(comp, *args, silos=n)``, which invokes with masked sums over at least three silos."""
 
     def run(comp, *args, silos=3):
-        return loop_thread.run(MaskedCohort(runtime, silos).run(comp, pack_arguments(comp, args)))
+        cohort = MaskedCohort(runtime, max(silos, 3))
+        return loop_thread.run(cohort.run(comp, pack_arguments(comp, args), secure_sum="masked"))
 
     return run
 
 
-class MaskedCohort:
-    """Runs computations over ``silos`` silos.
+class MaskedSession(DirectSession):
+    """A session whose silos mask; all of them count as silos with clients."""
 
-    Attributes:
-        rings: the rings of each masked sum, stage by stage.
-    """
+    def __init__(self, runtime, members, clients, silos):
+        super().__init__(runtime, members, clients)
+        self.silos = silos
+
+    async def run_stage(self, work):
+        if work.masking is None:
+            return await super().run_stage(work)
+        self.stages += 1
+        replies = {}
+        for member in self.members:
+            if member.name not in self.executors:
+                self.executors[member.name] = await self.runtime.executor(self.clients[member.name])
+            outputs = await replay(
+                self.executors[member.name], self.values[member.name], work.ops[member.name], work.blobs
+            )
+            clear, blob = self._masked(member.name, outputs, work)
+            work.check(clear, self.clients[member.name])
+            replies[member.name] = clear, blob
+        for name, (clear, blob) in replies.items():
+            assert len(clear) == work.outputs
+            work.merges.arrive(name, work.accept(name, clear), sum(map(len, clear)))
+            work.merges.advance([name])
+            total = work.masking.total
+            total.expect(name, total.check(blob))
+            total.add(name, blob)
+        return tuple(replies)
+
+    def _masked(self, name, outputs, work):
+        """Return the outputs that are not masked, and the masked ones as a silo sends them."""
+        described = list(zip(outputs, work.masking.outputs, strict=True))
+        pairs = [
+            (ring, tensor)
+            for output, rings in described
+            if rings is not None
+            for ring, tensor in zip(rings, tensors_of(output), strict=True)
+        ]
+        values = [(ring, elements_of(ring, tensor)) for ring, tensor in pairs]
+        silos = self.silos
+        where = occasion(silos.members, stage=work.stage, work=work.masking.work)
+        silos.mask(name, values, silos.members, where)
+        blob = write_masked([tensor.shape for _, tensor in pairs], values)
+        return [output for output, rings in described if rings is None], blob
+
+
+class MaskedCohort(DirectCohort):
+    """Runs computations over ``silos`` silos that mask."""
 
     def __init__(self, runtime, silos: int) -> None:
-        self._runtime = runtime
-        self._silos = [f"silo-{index:02}" for index in range(silos)]
-        self.rings = []
+        super().__init__(runtime, silos)
+        self.silos = Silos(silos)
+        members = [one.member for one in self.silos.masking.values()]
+        self.members = [
+            Member(one.silo, one.incarnation, mask_key=one.mask_key.hex(), mask_signature=one.signature.hex())
+            for one in members
+        ]
+        object.__setattr__(self.settings, "cohort", COHORT)
+        object.__setattr__(self.settings, "trusted", Keys(Identity.generate(), self.silos.roster))
 
-    async def run(self, comp, argument=None):
-        plan = make_plan(comp, secure_sum="masked")
-        arguments = read_arguments(plan, argument)
-        shared = {name: value.value for name, value in arguments.items() if isinstance(value, SharedValue)}
-        count = client_count(arguments)
-        clients = split_clients(len(self._silos) if count is None else count, self._silos)
-        ops = StageOps(clients, arguments, {})
-        server = ServerSide(self._runtime.executor, shared)
-        silos = {name: (await self._runtime.executor(len(clients[name])), {}) for name in self._silos}
-        returned = {}
-        try:
-            async with asyncio.timeout(RUN_SECONDS):
-                for index, stage in enumerate(plan.stages):
-                    if isinstance(stage, ServerStage):
-                        await server.run(stage)
-                    else:
-                        following = plan.stages[index + 1] if index + 1 < len(plan.stages) else None
-                        await self._at_clients(plan, stage, following, ops, server, silos, returned)
-            values = {}
-            for slot in plan.result_slots:
-                values[slot.name] = returned[slot.name] if slot.name in returned else [server.values[slot.name]]
-            return assemble(plan, values)
-        finally:
-            await server.close()
-            for executor, _ in silos.values():
-                await executor.close()
-
-    async def _at_clients(self, plan, stage, following, ops, server, silos, returned):
-        later = [one for one in plan.client_stages if one.number > stage.number]
-        sent = {slot.name: server.values[slot.name] for slot in stage.inputs if slot.name in server.values}
-        keep = [slot.name for one in later for slot in one.inputs]
-        written = ops.write(stage, sent, keep, last=not later)
-        sums = following.sums if following is not None else ()
-        count = sum(map(len, ops.client_ranges.values()))
-        rings = [rings_of(one, count, sent) for one in sums]
-        self.rings.append(rings)
-        outputs = {name: await replay(*silo, written[name], ops.blobs) for name, silo in silos.items()}
-        merges = MergeScheduler("membership")
-        if following is not None and stage.partials:
-            server.begin(following, merges)
-        total = expected = None
-        for name in self._silos:
-            masked, clear = outputs[name][: len(stage.masked)], outputs[name][len(stage.masked) :]
-            shapes, elements = as_elements(stage.masked, masked, rings)
-            if total is None:
-                total, expected = elements, shapes
-            else:
-                assert shapes == expected, f"masked tensors differ: {shapes} and {expected}"
-                add(total, elements)
-            parts = parts_of(stage, clear)
-            merges.arrive(name, parts[: len(stage.partials)], 0)
-            merges.advance([name])
-            for slot, part in zip(stage.returned, parts[len(stage.partials) :], strict=True):
-                returned.setdefault(slot.name, []).append(part)
-        server.values |= read_totals(sums, expected, total)
-
-
-def as_elements(slots, partials, rings):
-    """Return the shapes and the ring elements of a silo's partials, as a silo masks them."""
-    shapes, elements = [], []
-    for slot, partial, ring_of_each in zip(slots, partials, rings, strict=True):
-        tensors = tff.structure.flatten(read(partial, slot.type))
-        for tensor, ring in zip(tensors, ring_of_each, strict=True):
-            array = np.asarray(tensor)
-            shapes.append(array.shape)
-            elements.append((ring, ring.elements(array)))
-    return tuple(shapes), [(ring, ring.unpack(ring.pack(part))) for ring, part in elements]
+    async def start_session(self, members, clients, fingerprint, attempt):
+        self.sessions.append(MaskedSession(self.runtime, members, clients, self.silos))
+        return self.sessions[-1]

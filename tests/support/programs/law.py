@@ -1,4 +1,7 @@
-"""The law of generated programs: a plan's result is that of NumPy, and of TFF's own context where that can run it."""
+"""The law of generated programs: a plan's result is that of NumPy, and of TFF's own context where that can run it.
+
+Programs with secure sums have it in plaintext and with masked sums.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +40,13 @@ class Law:
 
     Args:
         direct: runs a computation on silos without a broker.
+        masked: runs it on silos with masked sums.
         tff: runs sources on TFF's own contexts.
     """
 
-    def __init__(self, direct: Callable[..., Any], tff: TffProcess) -> None:
+    def __init__(self, direct: Callable[..., Any], masked: Callable[..., Any], tff: TffProcess) -> None:
         self._direct = direct
+        self._masked = masked
         self._tff = tff
         self.compared_with_tff = 0
 
@@ -64,6 +69,8 @@ class Law:
             secure_sum = "plaintext" if program.secure else "refuse"
             result = self._direct(comp, *args, silos=program.silos, secure_sum=secure_sum)
             check(program, result)
+            if program.secure:
+                check(program, self._masked(comp, *args, silos=program.silos))
         except Exception as error:  # each error of a generated program is a finding
             failure = Failure("fedbroker", f"{type(error).__name__}: {error}", program)
         if not asks_tff:
