@@ -20,7 +20,7 @@ from fedbroker.log import configure
 from fedbroker.runtime import Runtime
 from fedbroker.text import seconds_text
 from fedbroker.wire.blobs import digest_of
-from fedbroker.wire.messages import Data
+from fedbroker.wire.messages import Data, blobs_of
 from fedbroker_worker.errors import SessionLost, SettingsError, WorkRefused
 from fedbroker_worker.policy.guard import Guard
 from fedbroker_worker.sources.catalog import Catalog
@@ -58,7 +58,8 @@ def replay_file(
 ) -> None:
     """Run the work item in a file and print its outputs' digests and sizes.
 
-    The outputs are the bytes that the silo would send. Changes the working directory to that of the settings.
+    The outputs are the bytes that the silo would send, without masks: those of a masked sum are this silo's own part of
+    it, and stay on this machine. Changes the working directory to that of the settings.
 
     Args:
         settings: the silo's settings.
@@ -154,7 +155,7 @@ def _check(bundle: WorkBundle, settings: Settings) -> None:
         )
     guard = Guard(settings.policy)
     guard.check_item(item)
-    guard.check_blobs(bundle.blobs.values(), [])
+    guard.check_blobs([bundle.blobs[digest] for digest in blobs_of(item.ops)], [])
 
 
 def _print(outputs: _Outputs, *, as_json: bool) -> None:

@@ -24,7 +24,7 @@ from fedbroker_worker.policy.audit import why_full
 from fedbroker_worker.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from fedbroker.masking.offers import Offer
     from fedbroker.masking.pairwise import Masked
@@ -78,6 +78,7 @@ class Exchange:
         incarnation: the id of this process.
         send: sends a step.
         audit: the log of shares before they leave, and of refused steps; None for no log.
+        on_revealed: called when this silo has revealed its shares.
 
     Attributes:
         checked: its request.
@@ -94,10 +95,11 @@ class Exchange:
         incarnation: str,
         send: Sender,
         audit: AuditLog | None,
+        on_revealed: Callable[[], None],
     ) -> None:
         self.checked: Final = checked
         self._item, self._signed, self._incarnation, self._send, self._audit = item, signed, incarnation, send, audit
-        self._sum = dropout_sum
+        self._sum, self._on_revealed = dropout_sum, on_revealed
         self._sharing: asyncio.Future[Sharing] = asyncio.get_running_loop().create_future()
         self._shared: bytes | None = None  # the content of the accepted notice
         self._refused: set[tuple[str, bytes]] = set()
@@ -192,8 +194,9 @@ class Exchange:
         if self._audit is not None and not self._is_recorded:
             await self._record(released_shares(self._item, self._signed, revealed, len(content)))
             self._is_recorded = True
-        self.is_revealed = True
         await self._step("shares", content)
+        self.is_revealed = True
+        self._on_revealed()
 
     async def _refuse(self, step: str, content: bytes, error: MaskingError) -> None:
         item = self._item
@@ -252,7 +255,9 @@ class Exchanges:
         contributors = checked.request.contributors()
         start = partial(checked.masking.with_dropouts, checked.members, checked.occasion, checked.roster, contributors)
         dropout_sum = await in_thread(start, "masked sum")
-        exchange = Exchange(item, signed, checked, dropout_sum, self._incarnation, self._send, self._audit)
+        exchange = Exchange(
+            item, signed, checked, dropout_sum, self._incarnation, self._send, self._audit, self._changed.set
+        )
         self._make_room(signed.by)
         self._open[exchange.key] = exchange
         self.keep(exchange, item.timeout + item.lease)
