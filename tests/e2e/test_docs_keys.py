@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
 import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from fedbroker_worker.config import load
+from fedbroker_worker.roster import roster_file
 
 import fedbroker
 from fedbroker.deadline import Deadline
@@ -51,7 +54,7 @@ def test_keys_page_leads_from_keys_to_a_result(broker, cohort, tmp_path):
     publics = {name: made_key(command, tmp_path / name) for name in SILOS}
     coordinator = made_key("fedbroker key secret.key", tmp_path / "coordinator")
 
-    security, keys = blocks("docs/keys.md", "toml")
+    security, keys, _ = blocks("docs/keys.md", "toml")
     security = security.replace(PLACEHOLDER, coordinator)
     for name in SILOS:
         (tmp_path / name / "silo.toml").write_text(
@@ -78,3 +81,24 @@ def test_keys_page_leads_from_keys_to_a_result(broker, cohort, tmp_path):
     finally:
         for silo in silos:
             silo.stop()
+
+
+def test_keys_page_leads_to_a_roster_that_the_silos_accept(tmp_path):
+    publics = {name: made_key("fedbroker-silo key secret.key", tmp_path / name) for name in SILOS}
+    coordinator = made_key("fedbroker key secret.key", tmp_path / "coordinator")
+    security, keys, roster = blocks("docs/keys.md", "toml")
+    for public in publics.values():
+        keys = keys.replace(PLACEHOLDER, public, 1)
+    (tmp_path / "coordinator" / "keys.toml").write_text(keys)
+    (commands,) = blocks("docs/keys.md", "sh")
+    sign, show = commands.splitlines()
+    said = printed(sign, tmp_path / "coordinator")
+    (administrator,) = re.findall(r"^roster key: (\S+)$", said, re.MULTILINE)
+    assert all(name in printed(show, tmp_path / "coordinator") for name in SILOS)
+    lines = security.replace(PLACEHOLDER, coordinator) + roster.replace(PLACEHOLDER, administrator)
+    for name in SILOS:
+        silo = f'[silo]\nname = "{name}"\ncohort = "airports"\nbroker = "amqp://localhost/"\n'
+        (tmp_path / name / "silo.toml").write_text(f"{silo}{lines}")
+        shutil.copy(tmp_path / "coordinator" / "airports.roster", tmp_path / name)
+        file = roster_file(load(tmp_path / name / "silo.toml", {}))
+        assert list(file.current().silos) == list(SILOS)
