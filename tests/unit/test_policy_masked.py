@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow_federated as tff
-from fedbroker_worker.config import load
 from fedbroker_worker.errors import PolicyRefused, SettingsError
 from fedbroker_worker.policy.aggregates import check_dealt, check_labels, check_shapes
 from fedbroker_worker.policy.intrinsics import DEALT, GIVEN, Clients, Refused, Server
@@ -14,7 +13,6 @@ from fedbroker_worker.policy.rules import PolicySettings, read_policy
 from fedbroker.graphs.expressions import NO_NAMES, Computed, Input, Struct
 from fedbroker.graphs.reductions import Total
 from fedbroker.runtime.protos import executor_pb2
-from fedbroker.trust import Identity
 from fedbroker.wire.messages import Value
 from tests.support.labels import labels_of_plan
 
@@ -136,22 +134,6 @@ def test_guarantee_is_one_sentence(table, guarantee):
 def test_summary_names_masked_sums():
     assert "only masked sums leave; masked sums over at least 3 silos" in policy(aggregates="masked").summary
     assert "masked" not in policy().summary
-
-
-def test_masked_sums_need_a_roster(tmp_path):
-    path = tmp_path / "silo.toml"
-    (tmp_path / "secret.key").write_text(Identity.generate().reveal())
-    (tmp_path / "secret.key").chmod(0o600)
-    key = Identity.generate().public
-    text = (
-        '[silo]\nname = "ewr"\ncohort = "airports"\nbroker = "amqp://localhost"\n[policy]\naggregates = "masked"\n'
-        f'[security]\nsecret_file = "secret.key"\ncoordinators = ["{key}"]\n'
-    )
-    path.write_text(text)
-    with pytest.raises(SettingsError, match=r"no roster says with which silos.*roster_key"):
-        load(path, {})
-    path.write_text(text + f'roster_key = "{Identity.generate().public}"\n')
-    assert load(path, {}).policy.aggregates == "masked"
 
 
 def test_labels_of_computed_constants_are_the_coordinators_own():

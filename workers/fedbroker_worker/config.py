@@ -322,19 +322,13 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
     data = _sources(_table(document, "data", path), path, environ)
     security = _table(document, "security", path)
     keys, roster = _read_security(security, path, environ)
-    policy = read_policy(_table(document, "policy", path), path.name, data, environ.get(_AUDIT_FILE))
-    if policy.aggregates == "masked" and roster is None:
-        raise SettingsError(
-            f"'aggregates' in [policy] of {path.name} lets only masked sums leave, and no roster says with which silos",
-            hint="add roster_key to [security]: the public key that `fedbroker admin roster` printed",
-        )
     return Settings(
         path=path.absolute(),
         silo=_silo(_table(document, "silo", path), path, environ),
         data=data,
         limits=_limits(_table(document, "limits", path), path),
         keys=keys,
-        policy=policy,
+        policy=read_policy(_table(document, "policy", path), path.name, data, environ.get(_AUDIT_FILE)),
         key_file=security.get("secret_file"),
         roster=roster,
     )
