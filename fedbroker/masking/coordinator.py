@@ -53,6 +53,11 @@ class CoordinatorSum:
         return frozenset(self._offers)
 
     @property
+    def offers(self) -> Mapping[str, Offer]:
+        """The offers so far, by name."""
+        return dict(self._offers)
+
+    @property
     def is_sharing(self) -> bool:
         """True if the members that share are fixed."""
         return self._sharing is not None

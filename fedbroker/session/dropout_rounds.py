@@ -13,8 +13,9 @@ from fedbroker.log import get_logger
 from fedbroker.masking.coordinator import CoordinatorSum
 from fedbroker.masking.offers import Offer
 from fedbroker.masking.request import MaskingRequest
-from fedbroker.masking.steps import decode_step, encode_step
+from fedbroker.masking.steps import Sharing, decode_step, encode_step
 from fedbroker.masking.survivors import Revealed
+from fedbroker.session.journal import SessionJournal
 from fedbroker.session.masking import MaskedTotal
 from fedbroker.session.ports import SessionTransport
 from fedbroker.trust.keys import Public
@@ -53,6 +54,7 @@ class DropoutRounds:
         keys: the public keys of the cohort's silos.
         needed: number of silos that must take part; at least the sum's threshold.
         on_invalid: called for each silo whose message was not accepted, with the reason.
+        journal: record of the silos that share the sum, by which it goes on after we were killed; None for none.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class DropoutRounds:
         keys: Mapping[str, Public],
         needed: int,
         on_invalid: Callable[[str, MaskingError], None],
+        journal: SessionJournal | None = None,
     ) -> None:
         self._session_id, self._stage, self._transport = session_id, stage, transport
         self._incarnations = {member.silo: member.incarnation for member in request.members}
@@ -75,6 +78,13 @@ class DropoutRounds:
         self._sharing: Mapping[str, bytes] = {}
         self._signatures: dict[str, bytes] = {}
         self._invalid: dict[str, MaskingError] = {}
+        self._survivors: Sequence[str] = ()
+        self._journal = journal
+        recorded = None if journal is None else journal.offers(stage)
+        if recorded is not None:
+            for silo, offer in decode_step(recorded, Sharing).items():
+                self._sum.add_offer(silo, offer)
+            self._sharing = {silo: encode_step(offers) for silo, offers in self._sum.fix_sharing().items()}
 
     @property
     def threshold(self) -> int:
@@ -116,13 +126,14 @@ class DropoutRounds:
             self._enough_at = time.monotonic()
 
     def _add_signature(self, silo: str, content: Buffer) -> None:
-        if silo not in self._signatures:
+        # An answer from before we were killed can come before its question, which is sent again.
+        if self._survivors and silo not in self._signatures:
             signature = decode_step(content, bytes)
             self._sum.add_signature(silo, signature)
             self._signatures[silo] = signature
 
     def _add_shares(self, silo: str, content: Buffer) -> None:
-        if silo not in self._sum.revealed:
+        if self._survivors and silo not in self._sum.revealed:
             self._sum.add_revealed(silo, decode_step(content, Revealed))
 
     async def fix_sharing(
@@ -138,19 +149,22 @@ class DropoutRounds:
             until: time, on the monotonic clock, at which the stage goes on if enough silos have made an offer.
             grace: seconds after which it goes on once enough have; None for ``until``.
         """
-        while True:
+        while not self._sum.is_sharing:
             self._changed.clear()
             enough, now = self._enough_at is not None, time.monotonic()
             if self._enough_at is not None and grace is not None:
                 until = self._enough_at + grace
             if enough and (now >= until or set(pending()) <= self._sum.offered):
+                sharing = self._sum.fix_sharing()
+                if self._journal is not None:
+                    await self._journal.record_offers(self._stage, encode_step(self._sum.offers))
+                self._sharing = {silo: encode_step(offers) for silo, offers in sharing.items()}
                 break
             try:
                 async with asyncio.timeout(until - now if enough else None):
                     await self._changed.wait()
             except TimeoutError:
                 pass
-        self._sharing = {silo: encode_step(offers) for silo, offers in self._sum.fix_sharing().items()}
         return self._sharing.keys()
 
     async def send_sharing(self, pending: Callable[[], Collection[str]]) -> None:
@@ -175,7 +189,7 @@ class DropoutRounds:
         """
         deadline = Deadline.after(min(UNMASKING_SECONDS, max(MIN_UNMASKING_SECONDS, left)))
         self._sum.set_total(participants, total.elements)
-        survivors = self._sum.close()
+        survivors = self._survivors = self._sum.close()
         names = encode_step(list(survivors))
         await self._ask("survivors", survivors, lambda: names, self._signatures.keys, self.threshold, deadline)
         wanted = self.threshold
@@ -217,10 +231,10 @@ class DropoutRounds:
             invalid = self._invalid.keys() & set(silent)
             if deadline.passed() or len(survivors) - len(invalid) < wanted:
                 raise self._too_few(step, silent, len(answered()), wanted)
+            self._changed.clear()  # before notices are sent: answers come while the last of them are
             if again.passed():
                 again, pause = Deadline.after(pause).earlier(deadline), min(2 * pause, LAST_REPEAT)
                 await self._send(step, dict.fromkeys(silent, content()))
-            self._changed.clear()
             try:
                 async with asyncio.timeout(again.left()):
                     await self._changed.wait()

@@ -72,6 +72,9 @@ class SessionJournal:
         self._answers: dict[tuple[int, str], Sequence[Buffer]] = {}
         self._closed: dict[int, list[str]] = {}
         self._sent: dict[int, Mapping[str, Buffer]] = {}
+        self._masking: dict[int, bytes] = {}
+        self._offers: dict[int, bytes] = {}
+        self._totals: dict[int, bytes] = {}
 
     def answer(self, stage: int, silo: str) -> Sequence[Buffer] | None:
         """Return a silo's outputs of a stage, recorded before we were killed; None if it had not answered."""
@@ -85,6 +88,30 @@ class SessionJournal:
         """Return the server's values sent in a stage: random values would differ if they were computed again."""
         return self._sent.get(stage)
 
+    def masking(self, stage: int) -> bytes | None:
+        """Return the masking request that was sent in a stage; None if none was. Silos mask once for each stage."""
+        return self._masking.get(stage)
+
+    def offers(self, stage: int) -> bytes | None:
+        """Return the offers of the silos that share a masked sum; None if they were not fixed."""
+        return self._offers.get(stage)
+
+    def total(self, stage: int) -> bytes | None:
+        """Return a masked sum without its masks; None if they were not removed."""
+        return self._totals.get(stage)
+
+    async def record_masking(self, stage: int, request: bytes) -> None:
+        """Record the masking request that is about to be sent in a stage."""
+        await self._append(["masking", stage, request])
+
+    async def record_offers(self, stage: int, offers: bytes) -> None:
+        """Record the offers of the silos that share a masked sum, before these are told. Offers hold no secrets."""
+        await self._append(["offers", stage, offers])
+
+    async def record_total(self, stage: int, total: bytes) -> None:
+        """Record a masked sum without its masks: the silos' shares, which removed them, are never recorded."""
+        await self._append(["total", stage, total])
+
     async def record_sent(self, stage: int, values: Mapping[str, Buffer]) -> None:
         """Record the server's values that are about to be sent in a stage."""
         self._sent[stage] = dict(values)
@@ -95,7 +122,10 @@ class SessionJournal:
         await self._append(["answer", stage, silo, [bytes(output) for output in outputs]])
 
     async def record_closed(self, stage: int, participants: Sequence[str]) -> None:
-        """Record that a stage has closed."""
+        """Record that a stage has closed, once."""
+        if stage in self._closed:
+            return
+        self._closed[stage] = list(participants)
         await self._append(["closed", stage, list(participants)])
 
     def forget(self) -> None:
@@ -131,6 +161,12 @@ class SessionJournal:
                 self._answers[stage, silo] = outputs
             case ["closed", stage, participants]:
                 self._closed[stage] = participants
+            case ["masking", stage, request]:
+                self._masking[stage] = request
+            case ["offers", stage, offers]:
+                self._offers[stage] = offers
+            case ["total", stage, total]:
+                self._totals[stage] = total
             case _:
                 pass
 

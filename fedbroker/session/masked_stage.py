@@ -59,7 +59,14 @@ class MaskedStage:
         threshold = len(members)
         if request.dropouts:
             self.rounds = DropoutRounds(
-                session.session_id, stage, session.transport, request, session.silo_keys, needed, on_invalid
+                session.session_id,
+                stage,
+                session.transport,
+                request,
+                session.silo_keys,
+                needed,
+                on_invalid,
+                session.journal,
             )
             threshold = self.rounds.threshold
         self.report = MaskingReport(members=members, threshold=threshold)
@@ -98,8 +105,16 @@ class MaskedStage:
             raise MaskingError("the masked values of a silo were not added", hint="see the log, and call again")
         if self.rounds is None:
             return
+        journal, stage = self._session.journal, self._stage
+        if journal is not None and (recorded := journal.total(stage)) is not None:
+            self._total.restore(recorded)
+            return
+        if journal is not None:  # survivors sign one list: after we are killed, it must be the same
+            await journal.record_closed(stage, participants)
         began = time.monotonic()
         await self.rounds.remove_masks(participants, self._total, left)
+        if journal is not None:
+            await journal.record_total(stage, await asyncio.to_thread(self._total.packed))
         seconds = time.monotonic() - began
         self.report = replace(self.report, seconds=seconds)
         self._session.recorder.emit(

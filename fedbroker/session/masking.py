@@ -14,7 +14,7 @@ from fedbroker.masking.members import MIN_MEMBERS, Members, check_members
 from fedbroker.masking.members import Member as MaskMember
 from fedbroker.masking.pairwise import Masked
 from fedbroker.masking.request import MaskingRequest
-from fedbroker.masking.results import Shape, add_packed, masked_parts
+from fedbroker.masking.results import Shape, add_packed, masked_parts, read_masked, write_masked
 from fedbroker.masking.rings import Ring
 from fedbroker.session.roster import Member
 from fedbroker.text import count_text
@@ -89,9 +89,17 @@ class MaskedTotal:
             add_packed(ring, total, part)
         self.silos.append(silo)
 
-    def replace(self, shapes: tuple[Shape, ...], elements: Masked) -> None:
-        """Replace the sum, by the one without masks."""
-        self._shapes, self._total = shapes, elements
+    def packed(self) -> bytes:
+        """Return shapes and sum as bytes, for :meth:`restore`."""
+        return write_masked(self.shapes, self.elements)
+
+    def restore(self, packed: Buffer) -> None:
+        """Replace the sum by another one.
+
+        Raises:
+            MaskingError: the bytes are no sum in these rings.
+        """
+        self._shapes, self._total = read_masked(packed, self._rings)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from fedbroker.deadline import Deadline
-from fedbroker.errors import JournalError
-from fedbroker.masking.request import MaskingRequest
+from fedbroker.errors import JournalError, MaskingError
+from fedbroker.masking.request import MaskingRequest, decode_request, encode_request
 from fedbroker.session.journal import SessionJournal
 from fedbroker.session.masking import mask_members, masking_request
 from fedbroker.session.ports import SessionTransport, StageWork
@@ -89,18 +89,32 @@ class Session:
         closed = self.journal.participants(work.stage) if self.journal is not None else None
         if closed is not None:  # closed before we were killed: the silos dropped then stay dropped
             self.continue_with([member for member in self.members if member.name in closed])
-        request = self._masking_request(work)
+        request = await self._masking_request(work)
         participants = await StageRunner(self, work, request).run()
-        if self.journal is not None and closed is None:
+        if self.journal is not None:
             await self.journal.record_closed(work.stage, participants)
         return participants
 
-    def _masking_request(self, work: StageWork) -> MaskingRequest | None:
-        """Return the request for masked sums over the present members; None if nothing is masked."""
+    async def _masking_request(self, work: StageWork) -> MaskingRequest | None:
+        """Return the request for masked sums over the present members; None if nothing is masked.
+
+        After we were killed in this stage, it is the request of before, whose masks the silos have used.
+        """
         if work.masking is None:
             return None
+        recorded = None if self.journal is None else self.journal.masking(work.stage)
+        if recorded is not None:
+            request = decode_request(recorded)
+            if (request.work, request.outputs) != (work.masking.work, work.masking.outputs):
+                error = MaskingError(f"the masked sum of client stage {work.stage} was of other work", hint=_AGAIN)
+                error.retryable = True  # with a new session
+                raise error
+            return request
         members = mask_members(self.members, self.recorder.report.cohort, self.silo_keys)
-        return masking_request(members, self.clients, work.masking, dropouts=self.policy.stragglers != "fail")
+        request = masking_request(members, self.clients, work.masking, dropouts=self.policy.stragglers != "fail")
+        if self.journal is not None:
+            await self.journal.record_masking(work.stage, encode_request(request))
+        return request
 
     def continue_with(self, members: Sequence[Member]) -> None:
         """Continue with the members that answered the stage; tell the others that the session is over for them."""
@@ -148,3 +162,6 @@ class Session:
             await asyncio.wait(self._end_notices, timeout=END_NOTICE_SECONDS)
         for task in list(self._end_notices):
             task.cancel()
+
+
+_AGAIN: Final = "call again: the session could not be resumed"

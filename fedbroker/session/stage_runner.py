@@ -50,7 +50,7 @@ class StageRunner:
         self._masked: MaskedStage | None = None
         if request is not None:
             assert work.masking is not None
-            needed = max(needed, threshold_of(len(session.members)))
+            needed = max(needed, threshold_of(len(request.members)))
             self._masked = MaskedStage(session, work.stage, work.masking.total, request, needed, self._on_invalid)
             work = replace(work, blobs={**work.blobs, self._masked.digest: self._masked.blob})
         self._work = work

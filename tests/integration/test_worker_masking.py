@@ -12,6 +12,7 @@ from fedbroker_worker.policy.rules import PolicySettings
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import ConfigError
+from fedbroker.masking.offers import Offer
 from fedbroker.masking.request import encode_request
 from fedbroker.masking.rings import Ring
 from fedbroker.masking.work import NO_WORK
@@ -147,7 +148,7 @@ async def test_redelivered_work_waits_for_the_same_reply(five, function):
     run = DropoutRun(five, five.request(ops, [function], dropouts=True))
     await run.start(ops, [function])
     item = five.item("s0", ops, run.request)
-    again = asyncio.create_task(five["s0"].tasks.answer(item, Signed(COORDINATOR)))
+    again = asyncio.create_task(five["s0"].tasks.answer(item, Signed(COORDINATOR, repeated=True)))
     await run.share()
     await again
     assert five["s0"].transport.steps.empty()
@@ -200,3 +201,21 @@ async def test_later_stage_masks_kept_values(cohort, function):
     request = cohort.request(later, [], earlier=earlier, outputs=((Ring(4),),))
     replies = await cohort.replies(later, [], request, stage=1, last=True)
     assert sum_of(replies, request) == EXPECTED[:1]
+
+
+async def test_offer_is_sent_again_to_a_coordinator_that_asks_again(cohort, function):
+    """It may have been killed before it had recorded the offers."""
+    ops = ops_of(function)
+    run = DropoutRun(cohort, cohort.request(ops, [function], dropouts=True))
+    await run.start(ops, [function])
+    again = [
+        asyncio.create_task(silo.tasks.answer(cohort.item(silo.name, ops, run.request), Signed(COORDINATOR)))
+        for silo in cohort
+    ]
+    assert [(await silo.step(Offer)).stage_key for silo in cohort] == [
+        offer.stage_key for offer in run.sum.offers.values()
+    ]
+    await run.share()
+    await asyncio.gather(*again)
+    await run.sign()
+    assert await run.unmask() == EXPECTED

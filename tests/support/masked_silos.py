@@ -59,6 +59,8 @@ class MaskedLane:
         self.handler = None
         self.changed = {}  # silo and step -> bytes in place of its message
         self.answering = []
+        self.replies = {}  # by silo and stage: silos remember them
+        self.slow_notices = 0  # how often the event loop turns until the broker has confirmed a notice
         self.dropped_notices = 0  # this many first notices are lost on the way
 
     @property
@@ -139,17 +141,25 @@ class MaskedLane:
             self.dropped_notices -= 1
         else:
             self.noticed[silo].put_nowait((notice, *attachments))
+        for _ in range(self.slow_notices):
+            await asyncio.sleep(0)
 
     async def close(self):
-        for task in self.answering:
+        tasks = [*self.answering, *self.replies.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self.answering, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     @contextlib.asynccontextmanager
     async def start_request(self, item, inline, deadline, *, unread=None):
         self.items[item.silo] = item
         self.inline[item.silo] = dict(inline)
-        yield _Pending(self, item)
+        key = item.silo, item.stage
+        if key not in self.replies:
+            self.replies[key] = asyncio.create_task(self.reply(item))
+        elif item.silo in self.sums and not self.replies[key].done():
+            await self.step(item, "offer", self.sums[item.silo].offer)  # of a coordinator that was killed
+        yield _Pending(self.replies[key])
 
     # --- a silo ---
 
@@ -177,10 +187,14 @@ class MaskedLane:
         return self.packed(values)
 
     async def answer(self, item, one):
-        survivors = decode_step(await self.next_notice(item.silo, "survivors"), SurvivorNames)
-        await self.step(item, "signature", one.sign(survivors))
-        signatures = decode_step(await self.next_notice(item.silo, "unmask"), Signatures)
-        await self.step(item, "shares", one.reveal(signatures))
+        revealed = None
+        while True:
+            notice, content = await self.noticed[item.silo].get()
+            if notice.step == "survivors":
+                await self.step(item, "signature", one.sign(decode_step(content, SurvivorNames)))
+            elif notice.step == "unmask":
+                revealed = revealed or one.reveal(decode_step(content, Signatures))
+                await self.step(item, "shares", revealed)
 
     async def step(self, item, step, content):
         await self.pause(item.silo, step)
@@ -221,14 +235,14 @@ class MaskedLane:
 
 
 class _Pending:
-    def __init__(self, lane, item):
-        self.lane, self.item, self.replied = lane, item, False
+    def __init__(self, reply):
+        self.task, self.replied = reply, False
 
     async def next_response(self):
         if self.replied:
             await asyncio.Event().wait()
         self.replied = True
-        return await self.lane.reply(self.item)
+        return await asyncio.shield(self.task)
 
 
 def totals(work):

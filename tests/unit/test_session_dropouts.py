@@ -99,6 +99,15 @@ async def test_lost_notices_are_sent_again():
     assert totals(work) == summed(lane.names)
 
 
+async def test_answers_that_come_before_a_notice_is_confirmed_count(monkeypatch):
+    monkeypatch.setattr(dropout_rounds, "FIRST_REPEAT", 10.0)
+    lane = MaskedLane(3)
+    lane.slow_notices = 200
+    work = lane.work()
+    async with asyncio.timeout(5):
+        assert await lane.run(work, policy=DROP) == lane.names
+
+
 async def test_stage_goes_on_without_silos_that_make_no_offer_in_its_first_part():
     lane = MaskedLane(4)
     lane.lost = {"s03": "offer"}

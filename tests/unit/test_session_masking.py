@@ -133,5 +133,6 @@ async def test_mask_key_that_its_silo_has_not_signed_is_refused():
 async def test_silo_that_masked_for_the_same_stage_refuses():
     lane = MaskedLane(3)
     await lane.session().run_stage(lane.work())
+    lane.replies.clear()
     with pytest.raises(SiloError, match="has masked for this stage before"):
         await lane.session().run_stage(lane.work())

@@ -114,6 +114,11 @@ class Exchange:
         """The key of its notices."""
         return self._signed.by, self._item.session_id, self._item.stage
 
+    @property
+    def is_shared(self) -> bool:
+        """True once the coordinator has said which silos share this stage."""
+        return self._shared is not None
+
     def send_offer(self) -> None:
         """Send this silo's offer; the computation goes on at the same time."""
         self._spawn(self._step("offer", encode_step(self._sum.offer)))
@@ -263,6 +268,12 @@ class Exchanges:
         self.keep(exchange, item.timeout + item.lease)
         exchange.send_offer()
         return exchange
+
+    def repeat_offer(self, item: WorkItem, by: str) -> None:
+        """Send the offer of a running work item again: a coordinator that has restarted asks for the work once more."""
+        exchange = self.find(item, by)
+        if exchange is not None and not exchange.is_shared:
+            exchange.send_offer()
 
     def on_notice(self, notice: MaskNotice, content: bytes, by: str) -> None:
         """Handle a notice; ignore one that is for another process or an exchange that is over.

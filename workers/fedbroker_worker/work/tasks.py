@@ -144,6 +144,8 @@ class WorkTasks:
             self._computing[key] = task
             self._running[task] = key
             task.add_done_callback(self._forget)
+        elif self._exchanges is not None and not signed.repeated:
+            self._exchanges.repeat_offer(item, signed.by)
         await asyncio.wait([task])  # not awaited itself: if the delivery is cancelled, the task goes on
         if task.cancelled() and self._closing:
             raise asyncio.CancelledError  # not done: the broker delivers it to the next process
