@@ -34,15 +34,21 @@ def masked_sums(settings: Settings, clock: Callable[[], float] = time.time) -> F
         settings: the silo's settings.
         clock: returns seconds since 1970.
     """
+    needed = settings.policy.aggregates == "masked"
     file = roster_file(settings, clock, remembers=False)
     if file is None:
         missing = "roster_key in [security]" if settings.keys is not None else "[security] with keys and a roster_key"
-        return Finding.ok(SUBJECT, f"takes no part: the settings have no {missing}")
+        if not needed:
+            return Finding.ok(SUBJECT, f"takes no part: the settings have no {missing}")
+        error = SettingsError(
+            f'aggregates = "masked", but the settings have no {missing}: nothing can leave this silo',
+            hint="add the roster_key that `fedbroker admin roster` printed, and install the roster",
+        )
+        return Finding.problem(SUBJECT, error)
     try:
         roster = file.current()
     except SettingsError as error:
-        nothing_leaves = settings.policy.aggregates == "masked"
-        return Finding.problem(SUBJECT, error) if nothing_leaves else Finding.warning(SUBJECT, error)
+        return Finding.problem(SUBJECT, error) if needed else Finding.warning(SUBJECT, error)
     if file.problem is not None:
         kept = f"{file.problem.what}; roster {roster.serial} stays in force"
         return Finding.warning(SUBJECT, ConfigError(kept, hint=file.problem.hint))
