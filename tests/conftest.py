@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import secrets
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,10 @@ import pytest
 from hypothesis import settings
 
 from fedbroker.broker import PrivateBroker
+
+# TFF's own contexts, with which tests compare bits, use oneDNN on some processors unless told otherwise. fedbroker's
+# runtimes do not, so that their results are the same on all processors.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 # No property test has a deadline for one example: a loaded machine would fail it. pytest-timeout bounds each test.
 settings.register_profile("fedbroker", deadline=None)
