@@ -7,7 +7,7 @@ from tensorflow_federated.python.core.backends.test import execution_contexts as
 
 import fedbroker
 from fedbroker.testing import local_cohort
-from tests.support.conformance import Comparison, ResultRecord
+from tests.support.conformance import Comparison, MaskedComparison, ResultRecord
 from tests.support.local_tff import local_context
 
 SILOS = ("ewr", "jfk", "lga")
@@ -44,16 +44,43 @@ def silos(broker):
 
 
 @pytest.fixture(scope="session")
+def secure_silos(broker):
+    """Start three silos with keys and a roster, which masked sums need."""
+    with local_cohort(
+        dict.fromkeys(SILOS, SOURCES),
+        cohort="conformance-secure",
+        broker=broker.url,
+        policy={"client_results": "allow"},
+        security="sign",
+    ) as cohort:
+        yield cohort
+
+
+def _context(silos, secure_sum):
+    return fedbroker.create_sync_execution_context(
+        silos.url,
+        cohort=silos.cohort,
+        min_silos=3,
+        keys=silos.keys,
+        options=fedbroker.Options(secure_sum=secure_sum),
+    )
+
+
+@pytest.fixture(scope="session")
 def ours(silos):
     with fedbroker.create_sync_execution_context(silos.url, cohort=silos.cohort, min_silos=3) as context:
         yield context
 
 
 @pytest.fixture(scope="session")
-def ours_in_plaintext(silos):
-    with fedbroker.create_sync_execution_context(
-        silos.url, cohort=silos.cohort, min_silos=3, options=fedbroker.Options(secure_sum="plaintext")
-    ) as context:
+def ours_masked(secure_silos):
+    with _context(secure_silos, "masked") as context:
+        yield context
+
+
+@pytest.fixture(scope="session")
+def ours_in_plaintext(secure_silos):
+    with _context(secure_silos, "plaintext") as context:
         yield context
 
 
@@ -70,17 +97,16 @@ def theirs_in_plaintext(theirs):  # after `theirs`, which handles SIGINT
 @pytest.fixture
 def same(request, record, ours, theirs):
     """Compare a computation on both contexts, and record the test's row."""
-    yield from _compared(request, record, ours, theirs)
+    yield from _compared(request, record, Comparison(ours, theirs))
 
 
 @pytest.fixture
-def same_in_plaintext(request, record, ours_in_plaintext, theirs_in_plaintext):
-    """Compare like ``same``, with secure intrinsics computed in plaintext on both sides."""
-    yield from _compared(request, record, ours_in_plaintext, theirs_in_plaintext)
+def same_secure(request, record, ours_masked, ours_in_plaintext, theirs_in_plaintext):
+    """Compare like ``same``, with secure sums masked here and in plaintext there; masked results equal plaintext."""
+    yield from _compared(request, record, MaskedComparison(ours_masked, ours_in_plaintext, theirs_in_plaintext))
 
 
-def _compared(request, record, ours, theirs):
-    comparison = Comparison(ours, theirs)
+def _compared(request, record, comparison):
     failed_before = request.session.testsfailed
     yield comparison
     marker = request.node.get_closest_marker("feature")

@@ -271,9 +271,9 @@ def test_modular_clipping(same):
     assert output.result.tolist() == [-2, 1, -4]
 
 
-@feature("aggregators", "SecureSumFactory", "with fixed and with adaptive bounds; in plaintext")
-def test_secure_sum(same_in_plaintext):
-    same = same_in_plaintext
+@feature("aggregators", "SecureSumFactory", "with fixed and with adaptive bounds; masked, or in plaintext")
+def test_secure_sum(same_secure):
+    same = same_secure
     output = summed(same, aggregators.SecureSumFactory(6, -5), FIVE_INTS, INTS)
     assert output.result.tolist() == [5, 4, 17]
     assert output.measurements["secure_upper_clipped_count"] == 1
@@ -281,43 +281,43 @@ def test_secure_sum(same_in_plaintext):
     summed(same, aggregators.SecureSumFactory(bound), FIVE_STRUCTS, STRUCT)
 
 
-@feature("aggregators", "SecureModularSumFactory", "in plaintext")
-def test_secure_modular_sum(same_in_plaintext):
-    output = summed(same_in_plaintext, aggregators.SecureModularSumFactory(8), FIVE_INTS, INTS)
+@feature("aggregators", "SecureModularSumFactory", "masked, or in plaintext")
+def test_secure_modular_sum(same_secure):
+    output = summed(same_secure, aggregators.SecureModularSumFactory(8), FIVE_INTS, INTS)
     assert output.result.tolist() == [6, 1, 4]
-    output = summed(same_in_plaintext, aggregators.SecureModularSumFactory(8, symmetric_range=True), FIVE_INTS, INTS)
+    output = summed(same_secure, aggregators.SecureModularSumFactory(8, symmetric_range=True), FIVE_INTS, INTS)
     assert output.result.tolist() == [6, 1, 5]
 
 
-@feature("aggregators", "secure_quantized_sum", "in plaintext")
-def test_secure_quantized_sum(same_in_plaintext):
+@feature("aggregators", "secure_quantized_sum", "masked, or in plaintext")
+def test_secure_quantized_sum(same_secure):
     @tff.federated_computation(
         tff.FederatedType(VECTOR, tff.CLIENTS), tff.FederatedType(F, tff.SERVER), tff.FederatedType(F, tff.SERVER)
     )
     def total(value, lower, upper):
         return aggregators.secure_quantized_sum(value, lower, upper)
 
-    np.testing.assert_allclose(same_in_plaintext(total, FIVE, -8.0, 9.0), SUM, atol=1e-3)
+    np.testing.assert_allclose(same_secure(total, FIVE, -8.0, 9.0), SUM, atol=1e-3)
 
 
-@feature("aggregators", "secure_aggregator", "in plaintext")
-def test_secure_aggregator(same_in_plaintext):
+@feature("aggregators", "secure_aggregator", "masked, or in plaintext")
+def test_secure_aggregator(same_secure):
     small = [row / 2 for row in THREE]
-    output = averaged(same_in_plaintext, tff.learning.secure_aggregator(), small, WEIGHTS[:3], rounds=1)
+    output = averaged(same_secure, tff.learning.secure_aggregator(), small, WEIGHTS[:3], rounds=1)
     np.testing.assert_allclose(output.result, (small[0] + 2 * small[1] + small[2]) / 4, atol=1e-5)
 
 
-@feature("aggregators", "DistributedDpSumFactory", "without noise; in plaintext")
-def test_distributed_dp(same_in_plaintext):
+@feature("aggregators", "DistributedDpSumFactory", "without noise; masked, or in plaintext")
+def test_distributed_dp(same_secure):
     factory = distributed_dp.DistributedDpSumFactory(
         noise_multiplier=0.0, expected_clients_per_round=5, bits=20, l2_clip=15.0
     )
-    approximated(same_in_plaintext, factory, FIVE, SUM, 0.1)
+    approximated(same_secure, factory, FIVE, SUM, 0.1)
 
 
-@feature("aggregators", "ddp_secure_aggregator", "without noise; in plaintext")
-def test_ddp_secure_aggregator(same_in_plaintext):
-    same = same_in_plaintext
+@feature("aggregators", "ddp_secure_aggregator", "without noise; masked, or in plaintext")
+def test_ddp_secure_aggregator(same_secure):
+    same = same_secure
     process = tff.learning.ddp_secure_aggregator(0.0, 3).create(VECTOR)
     small = [row / 20 for row in THREE]
     state = same.run_ours(process.initialize)

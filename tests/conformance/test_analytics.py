@@ -61,8 +61,9 @@ def test_iblt(same):
     assert counted(found.heavy_hitters, found.heavy_hitters_unique_counts) == CLIENTS
 
 
-@feature("analytics", "build_iblt_computation with limits", "by secure sums, in plaintext")
-def test_iblt_with_limits(same_in_plaintext):
+@feature("analytics", "build_iblt_computation with limits", "by secure sums, masked, or in plaintext")
+def test_iblt_with_limits(same_secure):
+    same_secure.random = True
     comp = iblt.build_iblt_computation(
         capacity=20,
         string_max_bytes=3,
@@ -73,12 +74,13 @@ def test_iblt_with_limits(same_in_plaintext):
         string_postprocessor=tf.strings.upper,
         secure_sum_bitwidth=20,
     )
-    found = timed(same_in_plaintext, comp, BATCHED)
+    found = timed(same_secure, comp, BATCHED)
     assert counted(found.heavy_hitters, found.heavy_hitters_unique_counts) == {b"TO": 3}
 
 
-@feature("analytics", "IbltFactory, ClippingIbltFactory", "vectors of counts; by secure sums, in plaintext")
-def test_iblt_factories(same_in_plaintext):
+@feature("analytics", "IbltFactory, ClippingIbltFactory", "vectors of counts; by secure sums, masked, or in plaintext")
+def test_iblt_factories(same_secure):
+    same_secure.random = True
     inner = tff.analytics.IbltFactory(
         capacity=20,
         string_max_bytes=10,
@@ -87,10 +89,8 @@ def test_iblt_factories(same_in_plaintext):
         value_tensor_agg_factory=tff.aggregators.SecureSumFactory(2**20),
     )
     process = iblt.ClippingIbltFactory(inner, unique_counts=True).create(BATCHES)
-    state = same_in_plaintext(process.initialize)
-    output, expected = (
-        run(process.next, state, BATCHED) for run in (same_in_plaintext.run_ours, same_in_plaintext.run_theirs)
-    )
+    state = same_secure(process.initialize)
+    output, expected = (run(process.next, state, BATCHED) for run in (same_secure.run_ours, same_secure.run_theirs))
     assert_same(output.state, expected.state)
     assert_same(output.measurements, expected.measurements)
     assert_same_untimed(output.result, expected.result, "output_strings")
@@ -117,20 +117,24 @@ def test_histogram_of_distinct(same):
     assert histogram(found)[-1].numpy()[:8].tolist() == [min(count, 1) for count in LEAVES]
 
 
-@feature("analytics", "hierarchical histogram, central Gaussian", "without noise; by secure sums, in plaintext")
-def test_central_histogram(same_in_plaintext):
-    found = histogram_of(same_in_plaintext, dp_mechanism="central-gaussian")
+@feature(
+    "analytics", "hierarchical histogram, central Gaussian", "without noise; by secure sums, masked, or in plaintext"
+)
+def test_central_histogram(same_secure):
+    same_secure.random = True
+    found = histogram_of(same_secure, dp_mechanism="central-gaussian")
     np.testing.assert_allclose(histogram(found)[-1], LEAVES, atol=1e-4)
 
 
-@feature("analytics", "hierarchical histogram, distributed discrete Gaussian", "minimum noise; in plaintext")
-def test_distributed_histogram(same_in_plaintext):
+@feature("analytics", "hierarchical histogram, distributed discrete Gaussian", "minimum noise; masked, or in plaintext")
+def test_distributed_histogram(same_secure):
+    same_secure.random = True
     # Without any, TensorFlow's graph optimizer ends the process, in TFF's own compiler.
     comp = histograms.build_hierarchical_histogram_computation(
         0.0, 8.0, 8, dp_mechanism="distributed-discrete-gaussian", noise_multiplier=1e-6, max_records_per_user=1000
     )
     data = [tf.data.Dataset.from_tensor_slices(np.repeat(np.arange(8, dtype=F), 20 * n)) for n in range(5)]
-    for run in (same_in_plaintext.run_ours, same_in_plaintext.run_theirs):
+    for run in (same_secure.run_ours, same_secure.run_theirs):
         found = histogram(run(comp, data))
         for layer, nodes in enumerate((1, 2, 4, 8)):
             np.testing.assert_allclose(found[layer].numpy(), [1600 // nodes] * nodes, rtol=0, atol=15)
@@ -157,17 +161,17 @@ def test_hyperloglog(same):
     assert 5 < found < 60  # exactly 14, estimated from a sketch of 32 buckets
 
 
-@feature("analytics", "hyperloglog by secure sums", "in plaintext")
-def test_secure_hyperloglog(same_in_plaintext):
+@feature("analytics", "hyperloglog by secure sums", "masked, or in plaintext")
+def test_secure_hyperloglog(same_secure):
     comp = tff.analytics.count_distinct.create_federated_hyperloglog_computation(use_secagg=True)
-    assert 5 < same_in_plaintext(comp, WORDS) < 60
+    assert 5 < same_secure(comp, WORDS) < 60
 
 
-@feature("analytics", "count_distinct.build_federated_secure_max_computation", "in plaintext")
-def test_secure_max(same_in_plaintext):
+@feature("analytics", "count_distinct.build_federated_secure_max_computation", "masked, or in plaintext")
+def test_secure_max(same_secure):
     rng = np.random.default_rng(0)
     sketches = [rng.integers(0, 28, 32) for _ in range(5)]
-    found = same_in_plaintext(tff.analytics.count_distinct.build_federated_secure_max_computation(), sketches)
+    found = same_secure(tff.analytics.count_distinct.build_federated_secure_max_computation(), sketches)
     assert found.tolist() == np.max(sketches, axis=0).tolist()
 
 

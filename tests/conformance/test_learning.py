@@ -304,15 +304,15 @@ def test_sampled_metrics(same):
     assert output.metrics["client_work"]["train"]["examples"].tolist() == [8, 5, 0, 3, 6]
 
 
-@feature("learning", "metrics.secure_sum_then_finalize", "with given ranges and the default; in plaintext")
-def test_secure_metrics(same_in_plaintext):
+@feature("learning", "metrics.secure_sum_then_finalize", "with given ranges and the default; masked, or in plaintext")
+def test_secure_metrics(same_secure):
     pair = [(0.0, 100.0), (0.0, 100.0)]  # of a metric that is a mean
     secure = functools.partial(
         tff.learning.metrics.secure_sum_then_finalize,
         metric_value_ranges=collections.OrderedDict(loss=pair, mean_absolute_error=pair, num_examples=[(0, 100)]),
     )
     process = algorithms.build_unweighted_fed_avg(c.regression, SGD, metrics_aggregator=secure)
-    assert examples(same_in_plaintext.rounds(process, [ONE_EACH], rounds=1)) == 13
+    assert examples(same_secure.rounds(process, [ONE_EACH], rounds=1)) == 13
 
 
 @feature("learning", "add_debug_measurements, add_debug_measurements_with_mixed_dtype")

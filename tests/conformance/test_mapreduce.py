@@ -153,12 +153,12 @@ def test_state_initialization(same, theirs):
 @feature(
     "mapreduce",
     "MapReduceForm",
-    'over rounds; has secure sums, so with `Options(secure_sum="plaintext")`',
+    "over rounds; has secure sums, masked or in plaintext",
 )
-def test_map_reduce_form(same_in_plaintext, theirs):
+def test_map_reduce_form(same_secure, theirs):
     form = to_map_reduce(step)
     assert not form.securely_aggregates_tensors
-    found = agrees(same_in_plaintext, theirs, back(form), step, [1.0, 2.0, 5.0], [4.0, 8.0], [0.5, 1.5, 2.0])
+    found = agrees(same_secure, theirs, back(form), step, [1.0, 2.0, 5.0], [4.0, 8.0, 16.0], [0.5, 1.5, 2.0])
     assert found[0] == {"rounds": 3, "total": 4.0}
 
 
@@ -187,12 +187,12 @@ def test_broadcast_form(same):
     assert_same(same.run_ours(comp, 3.0, [1.0, -1.0]), same.run_theirs(scaled, 3.0, [1.0, -1.0]))
 
 
-@feature("mapreduce", "forms with secure sums", 'of each kind; with `Options(secure_sum="plaintext")`')
-def test_secure_sums(same_in_plaintext):
+@feature("mapreduce", "forms with secure sums", "of each kind, masked or in plaintext")
+def test_secure_sums(same_secure):
     forms = to_map_reduce(secure_step), to_distribute_aggregate(secure_step)
     assert forms[0].securely_aggregates_tensors
     for form in forms:
-        found = agrees(same_in_plaintext, same_in_plaintext.theirs, back(form), secure_step, [1, 2, 100])
+        found = agrees(same_secure, same_secure.theirs, back(form), secure_step, [1, 2, 100])
         assert found == ({"rounds": 103, "total": 103.0}, (103, 5, 103))
 
 
@@ -201,28 +201,28 @@ def test_secure_sums(same_in_plaintext):
     "weighted FedAvg's `next` as MapReduceForm and DistributeAggregateForm",
     "returns a plain tuple, as TFF does",
 )
-def test_fed_avg(same_in_plaintext, theirs):
+def test_fed_avg(same_secure, theirs):
     process = tff.learning.algorithms.build_weighted_fed_avg(c.regression, tff.learning.optimizers.build_sgdm(0.01))
     state, data = theirs.invoke(process.initialize, None), c.client_data(5, 9, 12)
     expected = theirs.invoke(process.next, pack_arguments(process.next, (state, data)))
     again = theirs.invoke(process.next, pack_arguments(process.next, (expected.state, data)))
     for form in (to_map_reduce(process.next), to_distribute_aggregate(process.next)):
         comp = back(form)
-        found = same_in_plaintext(comp, state, data)
+        found = same_secure(comp, state, data)
         # Forms lose the classes of containers, so only their contents are compared.
         assert_close(_leaves(found), _leaves(expected), 1e-6)
-        assert_close(_leaves(same_in_plaintext.run_ours(comp, found[0], data)), _leaves(again), 1e-6)
+        assert_close(_leaves(same_secure.run_ours(comp, found[0], data)), _leaves(again), 1e-6)
 
 
 @feature("mapreduce", "an empty struct in place of a state", "converted and back; both forms")
-def test_empty_state(same_in_plaintext):
+def test_empty_state(same_secure):
     @tff.federated_computation(tff.FederatedType((), tff.SERVER), c.AT_CLIENTS)
     def mean(nothing, values):
         return nothing, tff.federated_mean(values)
 
     for form in (to_map_reduce(mean), to_distribute_aggregate(mean)):
-        found = same_in_plaintext(back(form), (), [1.0, 2.0, 6.0])
-        assert_same(found, same_in_plaintext.run_theirs(mean, (), [1.0, 2.0, 6.0]))
+        found = same_secure(back(form), (), [1.0, 2.0, 6.0])
+        assert_same(found, same_secure.run_theirs(mean, (), [1.0, 2.0, 6.0]))
 
 
 @feature("mapreduce", "DistributeAggregateForm where MapReduceForm is refused", "sequences, several client values")
@@ -247,7 +247,7 @@ def test_only_distribute_aggregate_form(same):
 
 
 @feature("mapreduce", "MapReduceForm where DistributeAggregateForm is refused", "federated_aggregate")
-def test_only_map_reduce_form(same_in_plaintext, theirs):
+def test_only_map_reduce_form(same_secure, theirs):
     @tff.federated_computation(c.AT_SERVER, c.AT_CLIENTS)
     def aggregate(state, values):
         total = tff.federated_aggregate(values, 0.0, add, add, square)
@@ -255,7 +255,7 @@ def test_only_map_reduce_form(same_in_plaintext, theirs):
 
     with pytest.raises(ValueError, match=r"found \(<float32,float32> -> float32\)@SERVER"):
         to_distribute_aggregate(aggregate)
-    found = same_in_plaintext(back(to_map_reduce(aggregate)), 3.0, [1.0, 2.0, 3.0])
+    found = same_secure(back(to_map_reduce(aggregate)), 3.0, [1.0, 2.0, 3.0])
     assert_same(found, theirs.invoke(aggregate, pack_arguments(aggregate, (3.0, [1.0, 2.0, 3.0]))))
 
 

@@ -1,4 +1,4 @@
-"""Secure sums: refused by default, or computed in plaintext with TFF's range checks."""
+"""Secure sums: masked, computed in plaintext or refused, with TFF's range checks."""
 
 from __future__ import annotations
 
@@ -39,44 +39,44 @@ def secure_modular_sum(x):
 @feature(
     "secure",
     "federated_secure_sum",
-    'with `Options(secure_sum="plaintext")`; too large a value fails, as in TFF',
+    "masked, or in plaintext; too large a value fails, as in TFF",
 )
-def test_secure_sum(same_in_plaintext):
-    assert same_in_plaintext(secure_sum, [1, 10, 3, 4]) == 18
-    for run, kind in ((same_in_plaintext.run_ours, SiloError), (same_in_plaintext.run_theirs, grpc.RpcError)):
+def test_secure_sum(same_secure):
+    assert same_secure(secure_sum, [1, 10, 3, 4]) == 18
+    for run, kind in ((same_secure.run_ours, SiloError), (same_secure.run_theirs, grpc.RpcError)):
         with pytest.raises(kind, match="client value larger than maximum"):
-            run(secure_sum, [1, 11])
+            run(secure_sum, [1, 11, 2])
 
 
 @feature("secure", "federated_secure_sum of structs, with a bound for each part")
-def test_secure_sum_of_structs(same_in_plaintext):
+def test_secure_sum_of_structs(same_secure):
     @tff.federated_computation(VECTORS)
     def bounded(x):
         return tff.federated_secure_sum(x, collections.OrderedDict(a=5, b=9))
 
     value = collections.OrderedDict(a=5, b=np.array([1, 9], np.int64))
-    same_in_plaintext(bounded, [value] * 4)
+    same_secure(bounded, [value] * 4)
 
 
 @feature(
     "secure",
     "federated_secure_sum_bitwidth",
-    'with `Options(secure_sum="plaintext")`; a wider value than allowed fails',
+    "masked, or in plaintext; a wider value than allowed fails",
 )
-def test_secure_sum_bitwidth(same_in_plaintext):
-    assert same_in_plaintext(secure_sum_bitwidth, [15, 0, 1]) == 16
-    for run, kind in ((same_in_plaintext.run_ours, SiloError), (same_in_plaintext.run_theirs, grpc.RpcError)):
+def test_secure_sum_bitwidth(same_secure):
+    assert same_secure(secure_sum_bitwidth, [15, 0, 1]) == 16
+    for run, kind in ((same_secure.run_ours, SiloError), (same_secure.run_theirs, grpc.RpcError)):
         with pytest.raises(kind, match="client value larger than maximum"):
-            run(secure_sum_bitwidth, [16])
+            run(secure_sum_bitwidth, [16, 0, 1])
 
 
-@feature("secure", "secure modular sum", 'with `Options(secure_sum="plaintext")`')
-def test_secure_modular_sum(same_in_plaintext):
-    assert same_in_plaintext(secure_modular_sum, [5, 5, 5]) == 1
+@feature("secure", "secure modular sum", "masked, or in plaintext")
+def test_secure_modular_sum(same_secure):
+    assert same_secure(secure_modular_sum, [5, 5, 5]) == 1
 
 
-@feature("secure", "federated_secure_select", 'with `Options(secure_sum="plaintext")`')
-def test_secure_select(same_in_plaintext):
+@feature("secure", "federated_secure_select", "in every mode: each silo selects by itself")
+def test_secure_select(same_secure):
     values = tff.TensorType(np.float32, [4])
     pick = tff.tensorflow.computation(lambda v, key: tf.gather(v, key), (values, N))
     total = tff.tensorflow.computation(
@@ -92,7 +92,7 @@ def test_secure_select(same_in_plaintext):
         chosen = tff.federated_secure_select(keys, max_key, value, pick)
         return tff.federated_sum(tff.federated_map(total, chosen))
 
-    assert same_in_plaintext(select, [[0, 1], [3, 3]], 4, np.arange(4, dtype=np.float32)) == 7.0
+    assert same_secure(select, [[0, 1], [3, 3]], 4, np.arange(4, dtype=np.float32)) == 7.0
 
 
 @pytest.mark.parametrize("comp", [secure_sum, secure_sum_bitwidth, secure_modular_sum])
@@ -103,7 +103,7 @@ def test_secure_sums_are_never_computed_in_plaintext_by_default(ours, comp):
     assert 'secure_sum="plaintext"' in caught.value.hint
 
 
-@feature("refused", "secure sums, by default", "the coordinator would see each silo's sum; see Secure sums")
+@feature("refused", "secure sums, without keys", "by default; see Secure sums")
 def test_secure_sums_are_refused_by_default(same):
     same.refuses(PlanError, "federated_secure_sum cannot be planned", secure_sum, [1, 2])
 

@@ -137,6 +137,33 @@ class Comparison:
         return Row(group, feature, "no" if self.refused else "yes", shown, "; ".join(words))
 
 
+class MaskedComparison(Comparison):
+    """Runs secure sums masked, and in plaintext on the same cohort: both have the same bits.
+
+    Args:
+        masked: a context that masks secure sums.
+        plaintext: a context of the same cohort that computes them in plaintext.
+        theirs: TFF's test context, which computes them in plaintext.
+
+    Attributes:
+        random: True if the computation draws random numbers, so that no two runs are equal.
+    """
+
+    def __init__(self, masked, plaintext, theirs) -> None:
+        super().__init__(masked, theirs)
+        self.plaintext = plaintext
+        self.random = False
+
+    def run_ours(self, comp, *args):
+        found = super().run_ours(comp, *args)
+        if not self.random:
+            assert_same(found, self.plaintext.invoke(comp, pack_arguments(comp, args)))
+        return found
+
+    def run_ours_unexplained(self, comp, *args):
+        return self.run_ours(comp, *args)
+
+
 def feature(group: str, name: str, note: str = "") -> Callable:
     """Mark a test as one row of the page."""
     assert group in GROUPS, group
