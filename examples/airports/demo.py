@@ -32,9 +32,9 @@ def main() -> int:
         rows = data.split(directory)
         console.print(f"{rows:,} flights, split over {', '.join(data.AIRPORTS)}")
         silos = dict.fromkeys(data.AIRPORTS, data.SOURCES)
-        with local_cohort(silos, cohort="airports", directory=directory, policy=data.POLICY) as cohort:
+        with local_cohort(silos, cohort="airports", directory=directory, policy=data.POLICY, security="seal") as cohort:
             console.print(f"a broker and {len(data.AIRPORTS)} silos are up: cohort {cohort.cohort!r}")
-            with fedbroker.set_sync_execution_context(cohort.url, cohort="airports", min_silos=3):
+            with fedbroker.set_sync_execution_context(cohort.url, cohort="airports", min_silos=3, keys=cohort.keys):
                 agree = analyse(console, directory)
                 fell = learn(console)
     ok = agree and fell
@@ -44,17 +44,26 @@ def main() -> int:
 
 
 def analyse(console: Console, directory: Path) -> bool:
-    """Run the federated analytics and print the figures next to central results. Return whether they agree."""
-    from examples.airports.computations import delays
+    """Run the federated analytics and print the figures next to central results. Return whether they agree.
+
+    The last column has the same figures by a masked sum: the coordinator learns the totals over all airports only.
+    """
+    from examples.airports.computations import delays, masked_delays
 
     console.rule("federated analytics")
     show(console, fedbroker.explain(delays))
     federated = [float(figure) for figure in delays(fedbroker.data("delays"))]
+    masked = [float(figure) for figure in masked_delays(fedbroker.data("delays"))]
     central = data.centrally(directory)
-    console.print(f"\n{'':24}{'federated':>14}{'central':>14}", highlight=False)
-    for label, ours, theirs in zip(("flights", "mean delay (min)", "share delayed"), federated, central, strict=True):
-        console.print(f"{label:24}{ours:14.6g}{theirs:14.6g}", highlight=False)
-    return all(abs(ours - theirs) <= 1e-9 * abs(theirs) for ours, theirs in zip(federated, central, strict=True))
+    console.print(f"\n{'':24}{'federated':>14}{'central':>14}{'masked':>14}", highlight=False)
+    labels = ("flights", "mean delay (min)", "share delayed")
+    for label, ours, theirs, hidden in zip(labels, federated, central, masked, strict=True):
+        console.print(f"{label:24}{ours:14.6g}{theirs:14.6g}{hidden:14.6g}", highlight=False)
+    console.print("masked: the coordinator saw the totals over all airports, and no airport's own", highlight=False)
+    return all(
+        abs(ours - theirs) <= 1e-9 * abs(theirs)
+        for ours, theirs in zip((*federated, *masked), (*central, *central), strict=True)
+    )
 
 
 def learn(console: Console) -> bool:
