@@ -94,7 +94,7 @@ def test_tutorial_runs_from_start_to_end(shells, tmp_path):
     hub = shells(tmp_path / "hub", ROOT)
     # `make setup` has run already: this test needs its environment.
     follow(hub, page.pop("Set up"), lambda text: text.replace("make setup", "make --dry-run setup"))
-    for heading in ("A broker", "Two silos", "A federated mean", "A training run"):
+    for heading in ("A broker", "Two silos", "A federated mean", "A training run", "Masked sums"):
         follow(hub, page.pop(heading))
 
     etc, (port,) = tmp_path / "etc", free_ports(1)
