@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from fedbroker_worker.masking import exchanges
+from fedbroker_worker.masking import exchange
 from fedbroker_worker.policy.rules import PolicySettings
 
 from fedbroker.masking.offers import Offer
@@ -248,14 +248,14 @@ async def test_lacking_blobs_come_with_the_work_again(silos, function):
 
 async def test_refused_notices_do_not_fill_the_audit_log(masked, silos):
     silo = silos["s0"]
-    for at in range(2 * exchanges.MAX_REFUSED):
+    for at in range(2 * exchange.MAX_REFUSED):
         before = len(silo.refused_for())
         silo.notice("survivors", ("s0", f"x{at}"))
         await asyncio.sleep(0)
-        if at < exchanges.MAX_REFUSED:
+        if at < exchange.MAX_REFUSED:
             await eventually(lambda before=before: len(silo.refused_for()) > before)
     await masked.sign()
-    assert len(silo.refused_for()) == exchanges.MAX_REFUSED
+    assert len(silo.refused_for()) == exchange.MAX_REFUSED
 
 
 async def test_shares_do_not_leave_without_their_line(masked, silos, monkeypatch):
@@ -264,8 +264,8 @@ async def test_shares_do_not_leave_without_their_line(masked, silos, monkeypatch
     audit = silo.sums.exchanges._audit
     monkeypatch.setattr(audit, "append", lambda *_: (_ for _ in ()).throw(OSError(28, "no space")))
     silo.notice("unmask", dict(masked.sum.signatures))
-    exchange = silo.sums.exchanges.find(silos.item("s0", ()), COORDINATOR)
-    await eventually(lambda: not exchange._tasks)
+    found = silo.sums.exchanges.find(silos.item("s0", ()), COORDINATOR)
+    await eventually(lambda: not found._tasks)
     assert silo.transport.steps.empty()
     monkeypatch.undo()
     assert isinstance(await silo.answer("unmask", dict(masked.sum.signatures), Revealed), Revealed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from fedbroker_worker.masking import exchange as steps
 from fedbroker_worker.masking import exchanges as module
 from fedbroker_worker.masking.exchanges import Exchanges
 from fedbroker_worker.masking.requests import CheckedRequest
@@ -133,9 +134,9 @@ async def test_signer_with_too_many_exchanges_loses_its_oldest(exchanges, silos,
 async def test_notices_do_not_pile_up(exchanges, silos, sent, monkeypatch):
     exchange = await begin(exchanges, silos)
     await settled(exchange)
-    for _ in range(10 * module.MAX_NOTICES):
+    for _ in range(10 * steps.MAX_NOTICES):
         exchanges.on_notice(notice("survivors"), encode_step(["s00"]), SIGNED.by)
-    assert len(exchange._tasks) == module.MAX_NOTICES
+    assert len(exchange._tasks) == steps.MAX_NOTICES
     await settled(exchange)
     assert len(sent) == 1
 

@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from fedbroker.masking.pairwise import Masked
     from fedbroker.masking.request import MaskingRequest
     from fedbroker.masking.results import Shape
+    from fedbroker.masking.roster import Roster
     from fedbroker.transport import Signed
     from fedbroker.trust.keys import Public
     from fedbroker.wire.blobs import Buffer
     from fedbroker.wire.messages import Digest, WorkItem
-    from fedbroker_worker.masking.exchanges import Exchange, Exchanges
+    from fedbroker_worker.masking.exchange import Exchange
+    from fedbroker_worker.masking.exchanges import Exchanges
     from fedbroker_worker.masking.keys import MaskKeys
     from fedbroker_worker.masking.requests import CheckedRequest, Rosters
 
@@ -123,6 +125,7 @@ class SiloSums:
     def __init__(self, keys: MaskKeys, rosters: Rosters, min_sum_silos: int, exchanges: Exchanges) -> None:
         self._keys, self._rosters, self._min_sum_silos = keys, rosters, min_sum_silos
         self.exchanges: Final = exchanges
+        self._known: tuple[Roster, Mapping[str, Public]] | None = None  # the newest roster, and its parsed keys
 
     async def begin(self, item: WorkItem, blob: Buffer, signed: Signed) -> MaskedStage:
         """Begin a masked stage, before any data are read for it.
@@ -163,7 +166,10 @@ class SiloSums:
     def _roster(self) -> Mapping[str, Public]:
         path = self._rosters.path
         try:
-            return self._rosters.current().keys
+            roster = self._rosters.current()
+            if self._known is None or self._known[0] is not roster:
+                self._known = roster, roster.keys
+            return self._known[1]
         except ConfigError as error:
             # The name of the file may leave; where it lies is the silo's own affair.
             raise MaskingError(error.what.replace(str(path), path.name), hint=error.hint) from None
