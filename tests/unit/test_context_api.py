@@ -14,6 +14,7 @@ import pytest
 import fedbroker
 from fedbroker.context.settings import Settings
 from fedbroker.errors import ConfigError
+from fedbroker.trust import Identity
 from tests.support.context_settings import context_settings
 from tests.support.wait import PROCESS_SECONDS
 
@@ -105,6 +106,7 @@ def test_each_parameter_and_each_field_is_documented():
         {"retries": -1},
         {"default_num_clients": -1},
         {"secure_sum": "maybe"},
+        {"secure_sum": "masked"},  # without keys
         {"merge_order": "random"},
         {"runtime_confinement": "require"},
         {"compression": "zip"},
@@ -175,3 +177,17 @@ def test_import_of_fedbroker_is_light():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PROCESS_SECONDS
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "with_keys", "without"),
+    [(None, "masked", "refuse"), ("refuse", "refuse", "refuse"), ("plaintext", "plaintext", "plaintext")],
+)
+def test_secure_sums_are_masked_by_default_where_there_are_keys(tmp_path, chosen, with_keys, without):
+    (tmp_path / "secret.key").write_text(Identity.generate().reveal())
+    (tmp_path / "secret.key").chmod(0o600)
+    keys = tmp_path / "keys.toml"
+    keys.write_text(f'secret_file = "secret.key"\n[silos]\newr = "{Identity.generate().public}"\n')
+    options = fedbroker.Options(secure_sum=chosen)
+    made = [Settings(url=URL, cohort="airports", min_silos=1, options=options, keys=path) for path in (keys, None)]
+    assert [settings.secure_sum for settings in made] == [with_keys, without]
