@@ -13,9 +13,9 @@ import numpy as np
 import tensorflow_federated as tff
 from google.protobuf.message import Message
 
-from fedbroker.runtime.protos import Proto, computation_pb2, executor_pb2
+from fedbroker.runtime.protos import Proto, computation_pb2, executor_pb2, leaves
 from fedbroker.text import bytes_text, count_text, one_line_repr
-from fedbroker.wire.blobs import digest_of
+from fedbroker.wire.blobs import content_digest, digest_of
 
 __all__ = [
     "ClientStage",
@@ -40,6 +40,9 @@ MODULAR_WIDTH: Final = 8
 """Bytes of each element of a masked modular sum."""
 
 _BYTE_BITS: Final = 8
+
+
+_KEY_BYTES: Final = 8  # of the number ``TensorFlow.cache_key.id``
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,8 +296,18 @@ def _slots(template: Template) -> Iterator[Slot]:
 
 
 def serialize_computation(computation: Proto) -> bytes:
-    """Return a computation as a serialized ``executor.Value``; equal computations give equal bytes."""
-    return bytes(executor_pb2.Value(computation=computation).SerializeToString(deterministic=True))
+    """Return a computation as a serialized ``executor.Value``; equal computations give equal bytes, in any process.
+
+    TFF gives each graph a random key for its runtime's cache. Here it follows from the graph, so that a program that
+    was killed and started again sends the same bytes. Silos do not trust it: see ``fedbroker.runtime.cache_keys``.
+    """
+    value = executor_pb2.Value(computation=computation)
+    for leaf in leaves(value.computation):
+        if leaf.WhichOneof("computation") == "tensorflow" and leaf.tensorflow.cache_key.id:
+            leaf.tensorflow.cache_key.id = 0
+            content = leaf.tensorflow.SerializeToString(deterministic=True)
+            leaf.tensorflow.cache_key.id = int.from_bytes(content_digest(content)[:_KEY_BYTES], "little") or 1
+    return bytes(value.SerializeToString(deterministic=True))
 
 
 def identity_of(plan: Plan) -> str:

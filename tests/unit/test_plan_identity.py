@@ -7,22 +7,28 @@ import sys
 
 from fedbroker.plan import make_plan
 from fedbroker.plan.model import identity_of
+from fedbroker.wire.blobs import digest_of
 from tests.support import computations as c
 from tests.support.wait import PROCESS_SECONDS
 
 CODE = """
 from fedbroker.plan import make_plan
 from fedbroker.plan.model import identity_of
+from fedbroker.wire.blobs import digest_of
 from tests.support import computations as c
-print(identity_of(make_plan(c.two_barriers)))
+plan = make_plan(c.two_barriers)
+print(identity_of(plan), *[digest_of(stage.computation) for stage in plan.stages])
 """
 
 
-def test_two_processes_have_the_same_identity():
+def test_two_processes_have_the_same_identity_and_send_the_same_bytes():
     done = subprocess.run(
         [sys.executable, "-c", CODE], capture_output=True, text=True, check=True, timeout=PROCESS_SECONDS
     )
-    assert done.stdout.split()[-1] == identity_of(make_plan(c.two_barriers))
+    identity, *computations = done.stdout.splitlines()[-1].split()
+    plan = make_plan(c.two_barriers)
+    assert identity == identity_of(plan)
+    assert computations == [digest_of(stage.computation) for stage in plan.stages]
 
 
 def test_different_programs_have_different_identities():
