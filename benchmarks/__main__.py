@@ -16,8 +16,22 @@ import cyclopts
 from benchmarks import _machine, _page
 from benchmarks._report import Report
 
-NAMES = ("barrier", "work", "wan", "model", "memory", "native", "wide", "cohort", "functions", "flower")
-QUICK = ("barrier", "work", "wan", "model", "native", "wide", "cohort")
+NAMES = (
+    "barrier",
+    "work",
+    "wan",
+    "model",
+    "memory",
+    "native",
+    "wide",
+    "cohort",
+    "functions",
+    "masks",
+    "secure",
+    "flower",
+    "secagg",
+)
+QUICK = ("barrier", "work", "wan", "model", "native", "wide", "cohort", "masks")
 """All but the benchmarks that need packages of their own, or minutes."""
 STANDARD_OUTPUT = Path("-")
 

@@ -89,3 +89,29 @@ def batches(seed):
     random = np.random.default_rng(seed)
     shapes = {"x": (8, 4), "y": (8, 1)}
     return [{name: random.random(shape, dtype=np.float32) for name, shape in shapes.items()} for _ in range(2)]
+
+
+def secure_averaging(numbers: int):
+    """Return ``averaging`` with TFF's secure aggregator, and the computation of the aggregator's first state.
+
+    Args:
+        numbers: float32 in the model.
+    """
+    model = tff.TensorType(np.float32, [numbers])
+    aggregator = tff.learning.secure_aggregator(weighted=False).create(model)
+
+    @tff.tensorflow.computation(model, np.float32)
+    def update(model, weight):
+        return model * weight
+
+    @tff.federated_computation(
+        aggregator.initialize.type_signature.result,
+        tff.FederatedType(model, tff.SERVER),
+        tff.FederatedType(np.float32, tff.CLIENTS),
+    )
+    def averaged(state, model, weights):
+        updates = tff.federated_map(update, (tff.federated_broadcast(model), weights))
+        found = aggregator.next(state, updates)
+        return found.result, found.state
+
+    return averaged, aggregator.initialize

@@ -28,19 +28,21 @@ class Federation:
         directory: for their logs and results.
         port: of the SuperLink.
         nodes: number of SuperNodes.
+        app: directory of the app that they run.
     """
 
-    def __init__(self, directory: Path, port: int, nodes: int) -> None:
+    def __init__(self, directory: Path, port: int, nodes: int, app: Path) -> None:
+        self._app = app
         self._directory = directory
         self._port = port
         self._nodes = nodes
         self.pids: list[int] = []
 
     def rounds(self, numbers: int, rounds: int) -> list[float]:
-        """Run rounds with a model of ``numbers`` float32 after one to warm up; return the seconds of each."""
+        """Run rounds with a model of ``numbers`` float32 after one to warm up; return what the app writes."""
         result = self._directory / f"{secrets.token_hex(4)}.json"
         config = f"numbers={numbers} nodes={self._nodes} rounds={rounds} result='{result}'"
-        command = [str(BIN / "flwr"), "run", str(HERE), "bench", "--run-config", config]
+        command = [str(BIN / "flwr"), "run", str(self._app), "bench", "--run-config", config]
         done = subprocess.run(command, env=environment(self._directory), capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"flwr run: {done.stdout}{done.stderr}")
@@ -53,7 +55,7 @@ class Federation:
 
 
 @contextlib.contextmanager
-def federation(nodes: int) -> Iterator[Federation]:
+def federation(nodes: int, app: Path = HERE) -> Iterator[Federation]:
     """Install Flower, start it, and end all of it."""
     subprocess.run([str(HERE / "setup.sh")], check=True)
     with tempfile.TemporaryDirectory(prefix="flower-") as name, contextlib.ExitStack() as stack:
@@ -62,7 +64,7 @@ def federation(nodes: int) -> Iterator[Federation]:
         (directory / "config.toml").write_text(
             f'[superlink]\ndefault = "bench"\n[superlink.bench]\naddress = "127.0.0.1:{link}"\ninsecure = true\n'
         )
-        there = Federation(directory, link, nodes)
+        there = Federation(directory, link, nodes, app)
         start = ["flower-superlink", "--insecure", "--port", str(link), "--disable-runtime-dependency-installation"]
         there.pids.append(stack.enter_context(running(start, directory)))
         reachable(link)
