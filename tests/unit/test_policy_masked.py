@@ -12,8 +12,11 @@ from fedbroker_worker.policy.rules import PolicySettings, read_policy
 
 from fedbroker.graphs.expressions import NO_NAMES, Computed, Input, Struct
 from fedbroker.graphs.reductions import Total
+from fedbroker.plan import make_plan
+from fedbroker.plan.model import ClientStage
 from fedbroker.runtime.protos import executor_pb2
 from fedbroker.wire.messages import Value
+from tests.support import computations
 from tests.support.labels import labels_of_plan
 
 MASKED, RECOGNISED = PolicySettings(aggregates="masked"), PolicySettings(aggregates="recognised")
@@ -106,8 +109,11 @@ def test_learning_with_secure_aggregates_leaves_with_masks():
 
 
 def test_client_values_and_masked_sums_exclude_each_other():
-    with pytest.raises(SettingsError, match=r"'aggregates' in \[policy\] of silo\.toml.*client_results"):
-        policy(aggregates="masked", client_results="allow")
+    for table in ({"client_results": "allow"}, {"client_results": "allow", "error_detail": "position"}):
+        with pytest.raises(SettingsError, match=r"'aggregates' in \[policy\] of silo\.toml.*client_results"):
+            policy(aggregates="masked", **table)
+    with pytest.raises(SettingsError, match=r"'aggregates' in \[policy\] of silo\.toml.*error_detail"):
+        policy(aggregates="masked", error_detail="full")
 
 
 @pytest.mark.parametrize("fewest", [2, 0, -1, 1025, True, "3"])
@@ -121,6 +127,7 @@ def test_fewest_silos_that_hide_nothing(fewest):
     [
         ({}, "any aggregate"),
         ({"client_results": "allow"}, "values of single clients"),
+        ({"aggregates": "recognised", "error_detail": "full"}, "values of single clients from the text of errors"),
         ({"aggregates": "recognised"}, "only sums, counts, minima and maxima"),
         ({"aggregates": "masked", "min_sum_silos": 7}, "only sums over at least 7 silos with clients"),
     ],
@@ -138,3 +145,19 @@ def test_summary_names_masked_sums():
 
 def test_labels_of_computed_constants_are_the_coordinators_own():
     check_labels(MASKED, [Server(Computed("Add", NO_NAMES, pure=True))])
+
+
+def test_federated_averaging_with_secure_metrics_leaves_with_masks():
+    process = tff.learning.algorithms.build_weighted_fed_avg(
+        computations.regression,
+        client_optimizer_fn=tff.learning.optimizers.build_sgdm(0.1),
+        model_aggregator=tff.learning.secure_aggregator(),
+        metrics_aggregator=tff.learning.metrics.secure_sum_then_finalize,
+    )
+    (stage,) = [
+        stage for stage in make_plan(process.next, secure_sum="masked").stages if isinstance(stage, ClientStage)
+    ]
+    assert (stage.partials, stage.returned) == ((), ())
+    labels = labels_of_plan(process.next, "masked")
+    check_labels(MASKED, labels, [True] * len(labels))
+    check_labels(RECOGNISED, labels, [True] * len(labels))

@@ -122,8 +122,10 @@ class PolicySettings:
     @property
     def guarantee(self) -> str:
         """One sentence, for people: how much a coordinator can learn of this silo's data."""
-        if self.client_results == "allow":
-            return "a coordinator may learn values of single clients"
+        if self.client_results == "allow" or self.errors_in_full:
+            return "a coordinator may learn values of single clients" + (
+                "" if self.client_results == "allow" else " from the text of errors (error_detail)"
+            )
         match self.aggregates:
             case "masked":
                 return (
@@ -173,10 +175,11 @@ def read_policy(
         raise SettingsError(
             f"{label('allow_ops')}: {both[0]!r} is in 'refuse_ops', too", hint="remove it from one of the two"
         )
-    if policy.aggregates == "masked" and policy.client_results == "allow":
+    if policy.aggregates == "masked" and (policy.client_results == "allow" or policy.errors_in_full):
+        key, value = ("client_results", "allow") if policy.client_results == "allow" else ("error_detail", "full")
         raise SettingsError(
-            f"{label('aggregates')}: 'client_results' lets values of single clients leave without a mask",
-            hint='remove client_results = "allow", or choose other aggregates',
+            f"{label('aggregates')}: {key!r} lets values of single clients leave without a mask",
+            hint=f'remove {key} = "{value}", or choose other aggregates',
         )
     return policy
 
