@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedbroker.errors import ConfigError
-from fedbroker.masking.roster import Roster, new_roster, parse_roster, write_roster
+from fedbroker.masking.roster import HEADER, Roster, new_roster, parse_roster, write_roster
 from fedbroker.trust import Identity
 
 ADMINISTRATOR, OTHER = Identity(b"a" * 32), Identity(b"o" * 32)
@@ -96,3 +100,23 @@ def test_one_silo_with_two_names_gets_no_roster():
         new_roster("airports", {"ewr": EWR.public}, NOW, lifetime=1e12)
     with pytest.raises(ConfigError, match="year 9999"):
         new_roster("airports", {"ewr": EWR.public}, NOW, lifetime=float("nan"))
+
+
+SIGNED = write_roster(roster(), ADMINISTRATOR)
+
+
+@given(st.integers(0, len(SIGNED) - 1), st.integers(1, 255))
+def test_a_changed_byte_adds_no_silo(at, change):
+    changed = SIGNED[:at] + bytes([SIGNED[at] ^ change]) + SIGNED[at + 1 :]
+    found = None
+    with contextlib.suppress(ConfigError):
+        found = read(changed)
+    # The same roster if the byte is not signed: a digit of the signature in upper case, or the space after it.
+    assert found in (None, roster())
+
+
+@given(st.binary(max_size=200))
+def test_any_other_bytes_are_refused(content):
+    for file in (content, SIGNED[: len(HEADER)] + content):
+        with pytest.raises(ConfigError):
+            read(file)
