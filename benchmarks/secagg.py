@@ -12,7 +12,7 @@ from fedbroker.broker import PrivateBroker
 NODES = 4
 APP = Path(__file__).parent / "_flower_secagg"
 COLUMNS = ("s", "bytes up from each")
-SIZES = {"1 KB": (250, 20, 5, 3), "40 MB": (10_000_000, 2, 3, 2)}
+SIZES = {"1 KB": (250, 20, 5, 1), "40 MB": (10_000_000, 2, 3, 1)}
 """float32 in the model, the bar for how many times as fast fedbroker is, and the timed rounds of it and of Flower."""
 
 FEWER_BYTES = 0.5
