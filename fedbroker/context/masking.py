@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Final
 
-from fedbroker.context.values.masking import contents_of, rings_of
+from fedbroker.context.values.masking import check_shapes, contents_of, rings_of
 from fedbroker.errors import UsageError
 from fedbroker.masking.work import NO_WORK, work_digest
 from fedbroker.plan.model import ClientStage, Plan, ServerStage
@@ -61,7 +62,7 @@ class PlanMasking:
         assert isinstance(following, ServerStage), "a stage that takes the sums follows"
         rings = [rings_of(one, clients, values) for one in following.sums]
         clear = len(stage.partials) + len(stage.returned)
-        return StageMasking((*rings, *[None] * clear), self._work)
+        return StageMasking((*rings, *[None] * clear), self._work, partial(check_shapes, following.sums))
 
     def is_work_of_stage(self, ops: Sequence[Op], blobs: Mapping[Digest, Buffer]) -> bool:
         """Return whether operations are the latest stage's work: the masks of a silo that does other work are left."""

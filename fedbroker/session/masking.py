@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -109,11 +109,14 @@ class StageMasking:
     Attributes:
         outputs: for each output of the stage's work items, the rings of its tensors; None for one that is not masked.
         work: the digest of the session's work up to this stage; see :mod:`fedbroker.masking.work`.
+        check_shapes: checks the shapes of a silo's masked tensors. Raises a ``WireError`` if they are not those of the
+            stage's values.
         total: gets the sum over the participants. If the stage fails, what it got is of no use.
     """
 
     outputs: tuple[tuple[Ring, ...] | None, ...]
     work: bytes
+    check_shapes: Callable[[Sequence[Shape]], None] = lambda _: None
     total: MaskedTotal = field(init=False)
 
     def __post_init__(self) -> None:
@@ -138,7 +141,7 @@ def mask_members(members: Sequence[Member], cohort: str, keys: Mapping[str, Publ
         silos = f"silo{'s' * (len(without) > 1)} {', '.join(map(repr, without))}"
         raise MaskingError(
             f"{silos} take{'s' * (len(without) == 1)} part in no masked sums: no mask key was announced",
-            hint="install the cohort's roster there (roster and roster_key in [security]), and the same version",
+            hint="install the cohort's roster there (roster, roster_key), or leave such silos out (eligible=)",
         )
     if len(members) < MIN_MEMBERS:
         raise MaskingError(

@@ -258,8 +258,9 @@ class SiloRequest:
                 shapes = await asyncio.to_thread(masking.total.check, masked)
             else:
                 shapes = masking.total.check(masked)
+            masking.check_shapes(shapes)
             masking.total.expect(self.member.name, shapes)
-        except MaskingError as error:
+        except (MaskingError, WireError) as error:
             return self._invalid(error.what, error.hint)
         return None
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 import fedbroker
-from fedbroker.errors import MaskingError
+from fedbroker.errors import MaskingError, SiloError
 from tests.support.local_tff import pack_arguments
 from tests.support.masked_cohort import masked_cohort, masked_context
 
@@ -59,6 +59,16 @@ def test_sums_are_those_of_plaintext(silos):
     with masked_context(silos) as context:
         assert [invoke(context) for _ in range(3)] == [EXPECTED] * 3
         assert context.last_session.participants == ("s00", "s01", "s02")
+
+
+@tff.federated_computation(tff.FederatedType(COLUMN, tff.CLIENTS))
+def columns_summed(columns):
+    return tff.federated_secure_sum(columns, 1000)
+
+
+def test_silo_whose_values_have_another_shape_is_named(silos):
+    with masked_context(silos) as context, pytest.raises(SiloError, match=r"its masked values have the shapes \[\d\]"):
+        context.invoke(columns_summed, pack_arguments(columns_summed, (fedbroker.data("numbers"),)))
 
 
 def test_silo_without_a_roster_is_named_before_any_work_is_sent(silos):

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import tracemalloc
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedbroker.errors import MaskingError, SiloError
+from fedbroker.errors import MaskingError, SiloError, WireError
 from fedbroker.masking.request import decode_request
+from fedbroker.masking.results import write_masked
+from fedbroker.masking.rings import Ring
+from fedbroker.session.masking import MaskedTotal, StageMasking
 from fedbroker.trust import Identity
 from fedbroker.wire.limits import DEFAULT_LIMITS
 from fedbroker.wire.messages import Failed
@@ -72,6 +77,35 @@ async def test_silo_whose_values_have_another_shape_is_named():
     with pytest.raises(SiloError, match=r"its masked values have the shapes \[8\], .*those of silo 's0\d'") as caught:
         await lane.session().run_stage(lane.work())
     assert caught.value.silo == "s02"
+
+
+async def test_first_silo_with_other_shapes_than_the_plans_is_named():
+    def check(shapes):
+        if shapes[0] == (9,):
+            raise WireError("a masked tensor of the shape [9] is not of the type int32[7]")
+
+    lane = MaskedLane(3, sizes={"s01": 9}, delays={"s00": 30, "s02": 30})
+    work = lane.work()
+    work = dataclasses.replace(work, masking=StageMasking(work.masking.outputs, work.masking.work, check))
+    with pytest.raises(SiloError, match=r"silo 's01'.*\[9\] is not of the type"):
+        await lane.session().run_stage(work)
+
+
+def test_values_are_added_without_a_copy_of_them():
+    ring = Ring(4)
+    blob = write_masked([(1 << 22,)], [(ring, np.ones(1 << 22, ring.carrier))])  # 16 MiB
+    total = MaskedTotal([ring])
+    total.add("s00", blob)
+    tracemalloc.start()
+    try:
+        for silo in ("s01", "s02"):
+            total.check(blob)
+            total.add(silo, blob)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < len(blob) / 4
+    assert set(total.elements[0][1].tolist()) == {3}
 
 
 @pytest.mark.parametrize("content", [b"", b"\0\0\0\1\x90 too long", bytes(9)])

@@ -19,7 +19,7 @@ from fedbroker.runtime.values import is_dealt
 from fedbroker.wire.blobs import Buffer, content_digest
 from fedbroker.wire.messages import Digest
 
-__all__ = ["contents_of", "read_total", "read_totals", "rings_of"]
+__all__ = ["check_shapes", "contents_of", "read_total", "read_totals", "rings_of"]
 
 
 def rings_of(sum_: MaskedSum, clients: int, values: Mapping[str, Buffer]) -> tuple[Ring, ...]:
@@ -118,13 +118,46 @@ def _shaped(type_: tff.Type, tensors: Iterator[tuple[Shape, np.ndarray[Any, Any]
         return tff.structure.Struct[object]([(name, _shaped(part, tensors)) for name, part in element_types(type_)])
     assert isinstance(type_, tff.TensorType)
     shape, array = next(tensors)
+    _check_shape(type_, shape)
+    if array.size != int(np.prod(shape, dtype=object)) or array.dtype != type_.dtype:
+        raise WireError(f"a masked tensor of the shape {list(shape)} is not of the type {type_}", hint=_SAME_SHAPE)
+    return array.reshape(shape)
+
+
+def check_shapes(sums: Sequence[MaskedSum], shapes: Sequence[Shape]) -> None:
+    """Check that a silo's masked tensors are of the shapes of a stage's masked sums.
+
+    Args:
+        sums: the masked sums, in the order of the client stage's masked outputs.
+        shapes: the shape of each of their tensors.
+
+    Raises:
+        WireError: they are not.
+    """
+    types = [type_ for one in sums for type_ in _tensor_types(one.total.type)]
+    if len(types) != len(shapes):
+        raise WireError(f"{len(shapes)} masked tensors, and not {len(types)}", hint=_SAME_VERSION)
+    for type_, shape in zip(types, shapes, strict=True):
+        _check_shape(type_, shape)
+
+
+def _tensor_types(type_: tff.Type) -> Iterator[tff.TensorType]:
+    """Yield the types of the tensors of a type, left to right."""
+    if isinstance(type_, tff.StructType):
+        for _, part in element_types(type_):
+            yield from _tensor_types(part)
+    else:
+        assert isinstance(type_, tff.TensorType)
+        yield type_
+
+
+def _check_shape(type_: tff.TensorType, shape: Shape) -> None:
     expected = type_.shape
     fits = expected is None or (
         len(expected) == len(shape) and all(size in (None, found) for size, found in zip(expected, shape, strict=True))
     )
-    if not fits or array.size != int(np.prod(shape, dtype=object)) or array.dtype != type_.dtype:
+    if not fits:
         raise WireError(f"a masked tensor of the shape {list(shape)} is not of the type {type_}", hint=_SAME_SHAPE)
-    return array.reshape(shape)
 
 
 def contents_of(blobs: Mapping[Digest, Buffer]) -> dict[Digest, bytes | None]:
