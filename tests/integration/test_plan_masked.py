@@ -260,6 +260,16 @@ def test_unsigned_values_from_2_63_on_pass_with_a_computed_bound_as_in_plaintext
     assert_same(masked(summed, 5, values), direct(summed, 5, values, secure_sum="plaintext"))
 
 
+def test_sums_of_one_value_for_all_clients(masked, direct):
+    @tff.federated_computation(INTS, tff.FederatedType(N, tff.SERVER))
+    def summed(x, y):
+        ones, broadcast = tff.federated_value(N(1), tff.CLIENTS), tff.federated_broadcast(y)
+        sums = tff.federated_secure_sum(ones, 5), tff.federated_secure_sum_bitwidth(broadcast, 4)
+        return (*sums, modular(ones, 7), modular(broadcast, 7), tff.federated_secure_sum(x, 9))
+
+    assert_same(masked(summed, [1, 2, 3, 4], 5), direct(summed, [1, 2, 3, 4], 5, secure_sum="plaintext"))
+
+
 # --- moduli ---
 
 
