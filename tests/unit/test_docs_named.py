@@ -11,7 +11,7 @@ from tests.support.pages import ROOT
 TESTS = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
 
 
-@pytest.mark.parametrize("page", ["docs/keys.md", "docs/security.md"])
+@pytest.mark.parametrize("page", ["docs/keys.md", "docs/secure-sums.md", "docs/security.md"])
 def test_every_named_test_exists(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     named, files = set(re.findall(r"`(test_\w+)`", text)), set(re.findall(r"`(tests/[\w/]+\.py)`", text))

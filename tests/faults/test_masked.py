@@ -1,0 +1,292 @@
+"""Faults in masked sums: each sum is exact, over exactly the silos that the report names.
+
+Four silos take part. One of them, the victim, fails at each step of the protocol. Where silos may drop out, three are
+needed; else the attempt fails, and another one has masks of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import psutil
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+
+import fedbroker
+from fedbroker.broker import PrivateBroker
+from fedbroker.deadline import Deadline
+from fedbroker.transport import CoordinatorTransport
+from fedbroker.wire.messages import MaskNotice
+from tests.faults.cells import GIVES_UP, RECOVERS
+from tests.support.gated_source import block_reads, gated_source, read_count, unblock_reads
+from tests.support.local_tff import pack_arguments
+from tests.support.masked_cohort import MASKED, masked_cohort, masked_context
+from tests.support.pages import ROOT
+from tests.support.wait import PROCESS_SECONDS, wait_until
+from tests.support.worker import child_runtimes
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+VALUES = {"bos": 1, "ewr": 10, "jfk": 100, "lga": 1000}
+VICTIM, SLOW = "ewr", "jfk"
+ALL, WITHOUT = sum(VALUES.values()), sum(VALUES.values()) - VALUES[VICTIM]
+COLUMN = tff.TensorType(np.float32, [None])
+
+Fault = Literal["killed", "stopped", "runtime killed", "restarted", "broker restarted"]
+Moment = Literal["before the offers", "before its reply", "after its reply", "while unmasking"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: the fault, its moment, and the sum; ``dropped`` if the victim is not in it, None for an error."""
+
+    fault: Fault
+    moment: Moment
+    dropped: bool | None
+    stage: float = RECOVERS
+    stragglers: Literal["fail", "drop"] = "drop"
+
+    @property
+    def name(self) -> str:
+        return f"{self.fault}, {self.moment}, {self.stragglers}"
+
+
+CELLS = [
+    # A silo that is gone before it has sent its masked value is dropped; afterwards the others reveal its shares.
+    *[
+        Cell(fault, moment, dropped, GIVES_UP)
+        for fault in ("killed", "stopped")
+        for moment, dropped in (
+            ("before the offers", True),
+            ("before its reply", True),
+            ("after its reply", False),
+            ("while unmasking", False),
+        )
+    ],
+    # The work runs again in a new runtime; nothing was masked yet.
+    Cell("runtime killed", "before its reply", dropped=False),
+    Cell("runtime killed", "after its reply", dropped=False),
+    Cell("runtime killed", "while unmasking", dropped=False),
+    # Another incarnation has other keys: it cannot answer for the first one.
+    Cell("restarted", "before its reply", dropped=True),
+    Cell("restarted", "after its reply", dropped=False),
+    Cell("broker restarted", "before its reply", dropped=False),
+    Cell("broker restarted", "after its reply", dropped=False),
+    Cell("broker restarted", "while unmasking", dropped=False),
+    # Without drop-outs: an error names the victim, or another attempt succeeds.
+    Cell("killed", "before its reply", None, GIVES_UP, "fail"),
+    Cell("stopped", "before its reply", None, GIVES_UP, "fail"),
+    Cell("killed", "after its reply", dropped=False, stragglers="fail"),
+    Cell("runtime killed", "before its reply", dropped=False, stragglers="fail"),
+    Cell("restarted", "before its reply", dropped=False, stragglers="fail"),
+    Cell("restarted", "after its reply", dropped=False, stragglers="fail"),
+    Cell("broker restarted", "before its reply", dropped=False, stragglers="fail"),
+]
+IN_THE_CUT = {
+    "killed, before its reply, drop",
+    "killed, after its reply, drop",
+    "killed, while unmasking, drop",
+    "broker restarted, while unmasking, drop",
+    "restarted, before its reply, fail",
+}
+
+
+@tff.tensorflow.computation(COLUMN)
+def whole(column):
+    return tf.cast(tf.reduce_sum(column), tf.int32)
+
+
+@tff.federated_computation(tff.FederatedType(COLUMN, tff.CLIENTS))
+def masked_sum(columns):
+    values = tff.federated_map(whole, columns)
+    return tff.federated_secure_sum(values, 10_000), tff.federated_secure_sum(values, 1 << 30)
+
+
+@pytest.fixture(scope="module")
+def silos(tmp_path_factory):
+    """Run four silos with keys on their own broker."""
+    directory = tmp_path_factory.mktemp("masked")
+    gated_source(directory / "plugins")
+    sources = {name: {"numbers": {"source": "gated", "value": float(value)}} for name, value in VALUES.items()}
+    with pytest.MonkeyPatch.context() as patch, PrivateBroker(directory=directory / "node") as broker:
+        patch.setenv("PYTHONPATH", str(directory / "plugins"), prepend=os.pathsep)
+        with masked_cohort(
+            broker, "masked-faults", sources, policy=MASKED, heartbeat=0.5, directory=directory
+        ) as cohort:
+            yield broker, cohort
+
+
+def pytest_generate_tests(metafunc):
+    if "cell" in metafunc.fixturenames:
+        every = metafunc.config.getoption("--faults")
+        cells = [cell for cell in CELLS if every or cell.name in IN_THE_CUT]
+        metafunc.parametrize("cell", cells, ids=[cell.name for cell in cells])
+
+
+class Victim:
+    """The silo that fails, and its fault."""
+
+    def __init__(self, broker: PrivateBroker, silos) -> None:
+        self.broker, self.silos = broker, silos
+        self.process = silos.silos[VICTIM]
+        self.struck = False
+        self._stopped: list[psutil.Process] = []
+
+    def strike(self, fault: Fault) -> None:
+        self.struck = True
+        match fault:
+            case "killed":
+                self.process.kill()
+            case "restarted":
+                self.process.kill()
+                self.process.start()
+            case "stopped":
+                stopped = psutil.Process(self.process.pid)
+                stopped.send_signal(signal.SIGSTOP)
+                self._stopped.append(stopped)
+            case "runtime killed":
+                for runtime in child_runtimes(self.process.pid):
+                    runtime.kill()
+            case "broker restarted":
+                self.broker.kill()
+                self.broker.start()
+
+    def mend(self) -> None:
+        for process in self._stopped:
+            process.send_signal(signal.SIGCONT)
+        self._stopped.clear()
+        if self.process.ended:
+            self.process.start()
+        self.process.wait_ready(Deadline.after(60))
+
+
+def test_masked_sum_covers_exactly_the_silos_that_are_named(cell: Cell, silos, monkeypatch):
+    broker, cohort = silos
+    victim, slow = Victim(broker, cohort), cohort.silos[SLOW].directory
+    answered, armed = [], []
+    reads = {name: read_count(cohort.silos[name].directory) for name in VALUES}
+
+    def hear(event):
+        if event.name == "silo_answered":
+            answered.append(event.silo)
+
+    real_send = CoordinatorTransport.send_notice
+
+    async def send_notice(self, silo, notice, *rest, **more):
+        """Strike when the survivors are fixed and are about to be asked for their signatures."""
+        unmasking = isinstance(notice, MaskNotice) and notice.step == "survivors"
+        if unmasking and armed and cell.moment == "while unmasking" and not victim.struck:
+            victim.struck = True
+            await asyncio.to_thread(victim.strike, cell.fault)
+        await real_send(self, silo, notice, *rest, **more)
+
+    monkeypatch.setattr(CoordinatorTransport, "send_notice", send_notice)
+
+    def ask():
+        both = context.invoke(masked_sum, pack_arguments(masked_sum, (fedbroker.data("numbers"),)))
+        return tuple(map(int, both))
+
+    def present():
+        return {silo.name: silo.incarnation for silo in context._coordinator._cohort.silos}
+
+    policy = {"stragglers": "drop", "quorum": 3} if cell.stragglers == "drop" else {}
+    with masked_context(cohort, **policy, stage=cell.stage, join=60.0, on_event=hear) as context:
+        assert ask() == (ALL, ALL)
+        before = present()[VICTIM]
+        answered.clear()
+        armed.append(True)
+        reads = {name: read_count(cohort.silos[name].directory) for name in VALUES}
+        if cell.moment == "before the offers":
+            victim.strike(cell.fault)
+        held = {"before its reply": victim.process.directory, "after its reply": slow}.get(cell.moment)
+        if held is not None:
+            block_reads(held)
+        try:
+            with ThreadPoolExecutor(1) as pool:
+                asking = pool.submit(ask)
+                if cell.moment == "before its reply":
+                    wait_until(lambda: read_count(held) > reads[VICTIM], 20, "the victim reads its data")
+                    wait_until(lambda: len(answered) == 3, 20, "the others have replied")
+                    victim.strike(cell.fault)
+                    unblock_reads(held)
+                elif cell.moment == "after its reply":
+                    wait_until(lambda: VICTIM in answered, 20, "the victim has replied")
+                    victim.strike(cell.fault)
+                    unblock_reads(held)
+                error = asking.exception(500)
+        finally:
+            if held is not None:
+                unblock_reads(held)
+            victim.mend()
+        assert victim.struck
+        report = context.last_session
+        if cell.dropped is None:
+            assert VICTIM in str(error)
+        else:
+            found = asking.result()
+            assert found == ((WITHOUT,) * 2 if cell.dropped else (ALL,) * 2)
+            assert sum(VALUES[name] for name in report.participants) == found[0]
+        again = cell.fault in ("killed", "restarted")
+        wait_until(lambda: present().keys() == VALUES.keys() and (not again or present()[VICTIM] != before), 60)
+        assert ask() == (ALL, ALL)
+
+
+PROGRAM = """
+import sys
+import fedbroker
+from tests.faults.test_masked import masked_sum
+
+url, cohort, keys, journal, stragglers = sys.argv[1:]
+with fedbroker.set_sync_execution_context(
+    url, cohort=cohort, keys=keys, min_silos=4, stragglers=stragglers,
+    timeouts=fedbroker.Timeouts(stage=300.0), options=fedbroker.Options(journal=journal),
+    on_event=lambda event: print("event", event.name, event.silo, flush=True),
+) as context:
+    print("result", *map(int, masked_sum(fedbroker.data("numbers"))), *context.last_session.participants, flush=True)
+"""
+
+
+class Program:
+    """The user's program as a process that can be killed."""
+
+    def __init__(self, cohort, directory, stragglers):
+        self.log = directory / "program.log"
+        arguments = [cohort.url, cohort.cohort, str(cohort.keys), str(directory / "journal"), stragglers]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", PROGRAM, *arguments], cwd=ROOT, stdout=log, stderr=log
+            )
+
+    def said(self, line):
+        return sum(one.startswith(line) for one in self.log.read_text().splitlines())
+
+
+@pytest.mark.parametrize("stragglers", [pytest.param("fail", marks=pytest.mark.whole), "drop"])
+def test_restarted_coordinator_resumes_a_masked_sum_from_its_journal(silos, tmp_path, stragglers):
+    _, cohort = silos
+    slow = cohort.silos[SLOW].directory
+    before = {name: read_count(silo.directory) for name, silo in cohort.silos.items()}
+    block_reads(slow)
+    try:
+        first = Program(cohort, tmp_path, stragglers)
+        wait_until(lambda: first.said("event silo_answered") == 3, 90, "three silos have answered, one computes")
+        first.process.kill()
+        first.process.wait(10)
+        second = Program(cohort, tmp_path, stragglers)
+        wait_until(lambda: second.said("event session_resumed"), 90, "the session was found")
+    finally:
+        unblock_reads(slow)
+    assert second.process.wait(PROCESS_SECONDS) == 0, second.log.read_text()[-2000:]
+    assert f"result {ALL} {ALL} bos ewr jfk lga" in second.log.read_text().splitlines()
+    assert {name: read_count(silo.directory) - before[name] for name, silo in cohort.silos.items()} == dict.fromkeys(
+        VALUES, 1
+    )
