@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
+
 import fedbroker
 from benchmarks._messages import message_counts
 from benchmarks._processes import MIB, Cost, Group, cost_of, typical
@@ -32,6 +34,9 @@ MORE_TIME, MORE_BYTES, MORE_MEMORY = 1.15, 1.3, 1.3
 """Bars: times the round in plaintext, times the model's float32, times the coordinator's memory with few silos."""
 
 FEW, MANY = 4, 16
+
+HELD = 40
+"""Times the model's bytes that a silo holds at most, and the coordinator for each mode."""
 
 
 @dataclass
@@ -76,9 +81,13 @@ class Side:
 def run(quick: bool) -> Report:
     """Measure both sizes in all modes, then the coordinator's memory with few and with many silos."""
     rows: list[Row] = []
+    left_out: list[str] = []
     with PrivateBroker() as broker:
         for name, (numbers, turns) in SIZES.items():
             if quick and numbers > 1_000_000:
+                continue
+            if HELD * (SILOS + len(MODES)) * 4 * numbers > psutil.virtual_memory().available:
+                left_out.append(f"{name}: left out, since it takes more memory than the machine has.")
                 continue
             with sides(broker.url, f"secure-{numbers}", SILOS, MODES) as (found, pids):
                 rows += _rows(name, numbers, measured(found, pids, broker.url, numbers, turns))
@@ -93,7 +102,9 @@ def run(quick: bool) -> Report:
             "Judged: the masked round compared with the same round in plaintext, the bytes that a silo sends compared "
             "with the model as float32, and the growth of the coordinator and its C++ runtime during a round compared "
             "with that for a quarter of the silos. Results are compared: they have equal bits in all modes.",
-            "Messages are work items, replies and the notices of masked sums; processor time is that of all processes.",
+            "Messages are the work items, replies and notices of a round. Processor time is that of both ends, without "
+            "the broker.",
+            *left_out,
         ),
     )
 
