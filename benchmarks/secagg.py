@@ -35,7 +35,7 @@ def run(quick: bool) -> Report:
         (
             "Both sides lose up to one node without failing. Flower quantizes to 22 bits, fedbroker to 32 as TFF's "
             "secure aggregator does. Flower runs without TLS and without authentication of its nodes; fedbroker's "
-            "messages are signed. Bytes are those of all replies of a node in a round.",
+            "messages are signed. Bytes are those of all messages of a node in a round.",
         ),
     )
 

@@ -19,6 +19,7 @@ from benchmarks._report import Judged, Report, Row
 from benchmarks.model import HEARTBEAT, supervisors
 from fedbroker.broker import PrivateBroker
 from fedbroker.testing import local_cohort
+from fedbroker.wire import DEFAULT_LIMITS
 
 SILOS = 8
 SIZES = {"1 M": (1_000_000, 6), "10 M": (10_000_000, 3)}
@@ -49,6 +50,7 @@ class Side:
         costs: of each round.
         results: digests of the results.
         messages: of one round.
+        replies: bytes of the messages of all silos in that round.
         more: bytes by which the coordinator's peak exceeds the one before the first round.
     """
 
@@ -57,6 +59,7 @@ class Side:
     costs: list[Cost] = field(default_factory=list)
     results: list[bytes] = field(default_factory=list)
     messages: int = 0
+    replies: int = 0
     more: int = 0
 
     @property
@@ -66,9 +69,10 @@ class Side:
 
     @property
     def bytes_up(self) -> int:
-        """Return the bytes of the outputs of the first silo in the last round."""
+        """Return the bytes that a silo sends in a round: its messages, and outputs too large to be in one."""
         stages = self.context.last_session.stages
-        return sum(silo.bytes_in for stage in stages for silo in stage.silos if silo.silo == "silo-0")
+        outputs = sum(silo.bytes_in for stage in stages for silo in stage.silos if silo.silo == "silo-0")
+        return self.replies // len(self.silos) + (outputs if outputs > DEFAULT_LIMITS.inline_total else 0)
 
     def row(self, case: str, judged: Judged | None = None) -> Row:
         """Return its row of the table."""
@@ -162,7 +166,7 @@ def measured(found: dict[str, Side], pids: Sequence[int], url: str, numbers: int
     for side in found.values():
         with message_counts(url, side.context.cohort, side.silos) as count:
             rounds(side, 0)
-            side.messages = count()
+            side.messages, side.replies = count()
     groups["silos"] = Group(pids)  # with the runtimes that have started since
     for turn in range(1, turns + 1):
         for side in found.values():
