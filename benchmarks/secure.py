@@ -72,7 +72,7 @@ class Side:
         """Return the bytes that a silo sends in a round: its messages, and outputs too large to be in one."""
         stages = self.context.last_session.stages
         outputs = sum(silo.bytes_in for stage in stages for silo in stage.silos if silo.silo == "silo-0")
-        return self.replies // len(self.silos) + (outputs if outputs > DEFAULT_LIMITS.inline_total else 0)
+        return self.replies // len(self.silos) + (outputs if outputs > DEFAULT_LIMITS.inline_blob else 0)
 
     def row(self, case: str, judged: Judged | None = None) -> Row:
         """Return its row of the table."""
