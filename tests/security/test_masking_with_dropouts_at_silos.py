@@ -219,7 +219,7 @@ async def test_ended_session_has_no_secrets(masked, silos):
 async def test_waiting_for_the_others_ends_with_the_stage(silos, function):
     ops = ops_of(function)
     run = DropoutRun(silos, silos.request(ops, [function], dropouts=True))
-    await run.start(ops, [function], ["s0"], seconds=2.0)
+    await run.start(ops, [function], ["s0"], seconds=4.0)
     message, _ = await run.work["s0"]
     assert isinstance(message, Failed)
     assert message.error_type == "timeout"
@@ -254,6 +254,8 @@ async def test_refused_notices_do_not_fill_the_audit_log(masked, silos):
         await asyncio.sleep(0)
         if at < exchange.MAX_REFUSED:
             await eventually(lambda before=before: len(silo.refused_for()) > before)
+    found = silo.sums.exchanges.find(silos.item("s0", ()), COORDINATOR)
+    await eventually(lambda: not found._tasks)
     await masked.sign()
     assert len(silo.refused_for()) == exchange.MAX_REFUSED
 

@@ -1,0 +1,90 @@
+"""Silos that are killed while a masked sum is formed: it is the exact sum over the silos that it names."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+from fedbroker_worker.policy.audit import read_audit
+
+import fedbroker
+from tests.support.gated_source import block_reads, gated_source, read_count, unblock_reads
+from tests.support.local_tff import pack_arguments
+from tests.support.masked_cohort import MASKED, masked_cohort, masked_context
+from tests.support.wait import wait_until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+VALUES = {"s00": 1.0, "s01": 10.0, "s02": 100.0, "s03": 1000.0}
+COLUMN = tff.TensorType(np.float32, [None])
+
+
+@tff.tensorflow.computation(COLUMN)
+def rounded(column):
+    return tf.cast(tf.round(tf.reduce_sum(column)), tf.int32)
+
+
+@tff.federated_computation(tff.FederatedType(COLUMN, tff.CLIENTS))
+def summed(columns):
+    return tff.federated_secure_sum(tff.federated_map(rounded, columns), 1000)
+
+
+@pytest.fixture
+def silos(broker, cohort, tmp_path, monkeypatch):
+    """Run four silos, the last of which holds its data back."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "sources"), prepend=os.pathsep)
+    gated = gated_source(tmp_path / "sources")
+    sources = {name: {"numbers": gated | {"value": value}} for name, value in VALUES.items()}
+    policy = {**MASKED, "audit_file": "audit.log"}
+    with masked_cohort(broker, cohort, sources, policy=policy, directory=tmp_path / "silos") as silos:
+        block_reads(silos.silos["s03"].directory)
+        yield silos
+
+
+def audit(silos, name, outcome):
+    """Return the audit log's lines with an outcome."""
+    path = silos.silos[name].directory / "audit.log"
+    lines = read_audit(path.read_bytes().splitlines(keepends=True)).lines if path.exists() else []
+    return [line for line in lines if line["outcome"] == outcome]
+
+
+def answered(events):
+    return {event.silo for event in events if event.name == "silo_answered"}
+
+
+def start(pool, context):
+    return pool.submit(context.invoke, summed, pack_arguments(summed, (fedbroker.data("numbers"),)))
+
+
+def test_silo_that_is_killed_before_its_reply_is_not_in_the_sum(silos):
+    settings = {"stragglers": "drop", "quorum": 3, "stage": 90.0, "grace": 2.0}
+    with masked_context(silos, **settings) as context, ThreadPoolExecutor(1) as pool:
+        total = start(pool, context)
+        assert wait_until(lambda: read_count(silos.silos["s03"].directory) == 1, 60)
+        silos.silos["s03"].kill()
+        assert total.result(120) == 111
+        assert context.last_session.participants == ("s00", "s01", "s02")
+    for name in ("s00", "s01", "s02"):
+        (line,) = audit(silos, name, "revealed")
+        assert line["survivors"] == ["s00", "s01", "s02"]
+        assert line["dropped"] in ([], ["s03"])  # none if the stage was shared without it
+
+
+def test_silo_that_is_killed_after_its_reply_is_in_the_sum(silos):
+    events = []
+    settings = {"stragglers": "drop", "quorum": 4, "stage": 90.0, "on_event": events.append}
+    with masked_context(silos, **settings) as context, ThreadPoolExecutor(1) as pool:
+        total = start(pool, context)
+        assert wait_until(lambda: {"s00", "s01", "s02"} <= answered(events), 60)
+        silos.silos["s00"].kill()
+        unblock_reads(silos.silos["s03"].directory)
+        assert total.result(120) == 1111
+        assert context.last_session.participants == tuple(VALUES)
+    assert audit(silos, "s00", "revealed") == []
+    for name in ("s01", "s02", "s03"):
+        (line,) = audit(silos, name, "revealed")
+        assert (line["survivors"], line["dropped"]) == (list(VALUES), [])
