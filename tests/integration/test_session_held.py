@@ -10,8 +10,7 @@ import pytest
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import DeadlineExceeded
-from fedbroker.session import merge_scheduler, silo_request
-from fedbroker.session import session as session_module
+from fedbroker.session import merge_scheduler, silo_request, stage_runner
 from fedbroker.session.cohort import CoordinatorCohort
 from fedbroker.session.merge_scheduler import MergeScheduler
 from fedbroker.session.ports import StageWork
@@ -55,7 +54,7 @@ def stage(merges, names=SILOS):
 def few_send_unasked(monkeypatch):
     """Limit unasked results, as with a thousand silos: three silos share 128 MiB without any limit."""
     monkeypatch.setattr(
-        session_module,
+        stage_runner,
         "upload_allowance",
         lambda silos, least: merge_scheduler.upload_allowance(
             silos if silos <= merge_scheduler.UPLOADS else 1000, least
