@@ -115,3 +115,34 @@ def secure_averaging(numbers: int):
         return found.result, found.state
 
     return averaged, aggregator.initialize
+
+
+CLIPPED = 8.0
+"""Bound on the absolute value of an update, as of Flower's SecAgg+."""
+QUANTIZED = (1 << 22) - 1
+"""The largest quantized value of an update, as of Flower's SecAgg+."""
+
+
+def quantized_averaging(numbers: int):
+    """Return averaging of clipped updates of 22 bits by secure sums, as Flower's SecAgg+ does by default.
+
+    Args:
+        numbers: float32 in the model.
+    """
+    model = tff.TensorType(np.float32, [numbers])
+
+    @tff.tensorflow.computation(model, np.float32)
+    def update(model, weight):
+        clipped = tf.clip_by_value(model * weight, -CLIPPED, CLIPPED)
+        return tf.cast(tf.round((clipped + CLIPPED) * (QUANTIZED / (2 * CLIPPED))), tf.int32), 1
+
+    @tff.tensorflow.computation(tff.TensorType(np.int32, [numbers]), np.int32)
+    def mean(total, clients):
+        return tf.cast(total, tf.float32) / tf.cast(clients, tf.float32) * (2 * CLIPPED / QUANTIZED) - CLIPPED
+
+    @tff.federated_computation(tff.FederatedType(model, tff.SERVER), tff.FederatedType(np.float32, tff.CLIENTS))
+    def averaged(model, weights):
+        updates = tff.federated_map(update, (tff.federated_broadcast(model), weights))
+        return tff.federated_map(mean, tff.federated_secure_sum(updates, QUANTIZED))
+
+    return averaged

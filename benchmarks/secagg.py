@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks._federation import Federation, federation
 from benchmarks._report import Judged, Report, Row
-from benchmarks.secure import MODES, measured, sides
+from benchmarks.secure import MODES, measured, quantized_round, sides
 from fedbroker.broker import PrivateBroker
 
 NODES = 4
@@ -33,16 +33,16 @@ def run(quick: bool) -> Report:
         COLUMNS,
         rows,
         (
-            "Both sides lose up to one node without failing. Flower quantizes to 22 bits, fedbroker to 32 as TFF's "
-            "secure aggregator does. Flower runs without TLS and without authentication of its nodes; fedbroker's "
-            "messages are signed. Bytes are those of all messages of a node in a round.",
+            "Both sides lose up to one node without failing, and quantize updates to 22 bits. Flower runs without TLS "
+            "and without authentication of its nodes; fedbroker's messages are signed. Bytes are those of all messages "
+            "of a node in a round.",
         ),
     )
 
 
 def _rows(name: str, numbers: int, bar: float, url: str, turns: int, theirs: Federation, rounds: int) -> list[Row]:
     with sides(url, f"secagg-{numbers}", NODES, {MODE: MODES[MODE]}) as (found, pids):
-        ours = measured(found, pids, url, numbers, turns)[MODE]
+        ours = measured(found, pids, url, numbers, turns, quantized_round)[MODE]
         seconds, size = ours.median, float(ours.bytes_up)
     up, *each = theirs.rounds(numbers, rounds)
     median = sorted(each)[len(each) // 2]

@@ -153,11 +153,27 @@ def sides(
         yield found, [process.pid for process in there.silos.values()]
 
 
-def measured(found: dict[str, Side], pids: Sequence[int], url: str, numbers: int, turns: int) -> dict[str, Side]:
-    """Time rounds by turns, after one to warm up in which messages are counted."""
+def measured(
+    found: dict[str, Side],
+    pids: Sequence[int],
+    url: str,
+    numbers: int,
+    turns: int,
+    round_of: Callable[[int], Callable[[Side, int], None]] | None = None,
+) -> dict[str, Side]:
+    """Time rounds by turns, after one to warm up in which messages are counted.
+
+    Args:
+        found: the contexts.
+        pids: the silos' processes.
+        url: the broker's.
+        numbers: float32 in the model.
+        turns: number of timed rounds.
+        round_of: makes a round; None for one of :func:`aggregator_round`.
+    """
     from benchmarks._computations import at_server, invoke
 
-    rounds = round_of(numbers)
+    rounds = (round_of or aggregator_round)(numbers)
     for side in found.values():
         invoke(side.context, at_server, 1.0)  # starts the C++ runtime
     groups = {"coordinator": Group([os.getpid()], [*pids, *supervisors()]), "silos": Group(pids)}
@@ -179,8 +195,8 @@ def measured(found: dict[str, Side], pids: Sequence[int], url: str, numbers: int
     return found
 
 
-def round_of(numbers: int) -> Callable[[Side, int], None]:
-    """Return one round with a model that no silo has seen in this mode."""
+def aggregator_round(numbers: int) -> Callable[[Side, int], None]:
+    """Return one round by TFF's secure aggregator, with a model that no silo has seen in this mode."""
     import numpy as np
 
     from benchmarks._computations import invoke, local_context, secure_averaging
@@ -192,6 +208,25 @@ def round_of(numbers: int) -> Callable[[Side, int], None]:
     def once(side: Side, turn: int) -> None:
         model[0] = turn / 1000  # a different model, with a different digest: nothing is cached
         result, _ = invoke(side.context, averaged, state, model, [1.0] * len(side.silos))
+        side.results.append(hashlib.sha256(result.tobytes()).digest())
+
+    return once
+
+
+def quantized_round(numbers: int) -> Callable[[Side, int], None]:
+    """Return one round with updates of 22 bits, with a model that no silo has seen."""
+    import numpy as np
+
+    from benchmarks._computations import invoke, quantized_averaging
+
+    averaged = quantized_averaging(numbers)
+    model = np.random.default_rng(0).random(numbers, dtype=np.float32)
+
+    def once(side: Side, turn: int) -> None:
+        model[0] = turn / 1000
+        result = invoke(side.context, averaged, model, [1.0] * len(side.silos))
+        if not np.allclose(result, model, atol=1e-4):
+            raise RuntimeError("the mean of equal updates differs from them")
         side.results.append(hashlib.sha256(result.tobytes()).digest())
 
     return once
