@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
@@ -30,8 +28,7 @@ from tests.faults.cells import GIVES_UP, RECOVERS
 from tests.support.gated_source import block_reads, gated_source, read_count, unblock_reads
 from tests.support.local_tff import pack_arguments
 from tests.support.masked_cohort import MASKED, masked_cohort, masked_context
-from tests.support.pages import ROOT
-from tests.support.wait import PROCESS_SECONDS, wait_until
+from tests.support.wait import wait_until
 from tests.support.worker import child_runtimes
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -238,55 +235,3 @@ def test_masked_sum_covers_exactly_the_silos_that_are_named(cell: Cell, silos, m
         again = cell.fault in ("killed", "restarted")
         wait_until(lambda: present().keys() == VALUES.keys() and (not again or present()[VICTIM] != before), 60)
         assert ask() == (ALL, ALL)
-
-
-PROGRAM = """
-import sys
-import fedbroker
-from tests.faults.test_masked import masked_sum
-
-url, cohort, keys, journal, stragglers = sys.argv[1:]
-with fedbroker.set_sync_execution_context(
-    url, cohort=cohort, keys=keys, min_silos=4, stragglers=stragglers,
-    timeouts=fedbroker.Timeouts(stage=300.0), options=fedbroker.Options(journal=journal),
-    on_event=lambda event: print("event", event.name, event.silo, flush=True),
-) as context:
-    print("result", *map(int, masked_sum(fedbroker.data("numbers"))), *context.last_session.participants, flush=True)
-"""
-
-
-class Program:
-    """The user's program as a process that can be killed."""
-
-    def __init__(self, cohort, directory, stragglers):
-        self.log = directory / "program.log"
-        arguments = [cohort.url, cohort.cohort, str(cohort.keys), str(directory / "journal"), stragglers]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", PROGRAM, *arguments], cwd=ROOT, stdout=log, stderr=log
-            )
-
-    def said(self, line):
-        return sum(one.startswith(line) for one in self.log.read_text().splitlines())
-
-
-@pytest.mark.parametrize("stragglers", [pytest.param("fail", marks=pytest.mark.whole), "drop"])
-def test_restarted_coordinator_resumes_a_masked_sum_from_its_journal(silos, tmp_path, stragglers):
-    _, cohort = silos
-    slow = cohort.silos[SLOW].directory
-    before = {name: read_count(silo.directory) for name, silo in cohort.silos.items()}
-    block_reads(slow)
-    try:
-        first = Program(cohort, tmp_path, stragglers)
-        wait_until(lambda: first.said("event silo_answered") == 3, 90, "three silos have answered, one computes")
-        first.process.kill()
-        first.process.wait(10)
-        second = Program(cohort, tmp_path, stragglers)
-        wait_until(lambda: second.said("event session_resumed"), 90, "the session was found")
-    finally:
-        unblock_reads(slow)
-    assert second.process.wait(PROCESS_SECONDS) == 0, second.log.read_text()[-2000:]
-    assert f"result {ALL} {ALL} bos ewr jfk lga" in second.log.read_text().splitlines()
-    assert {name: read_count(silo.directory) - before[name] for name, silo in cohort.silos.items()} == dict.fromkeys(
-        VALUES, 1
-    )
