@@ -88,6 +88,11 @@ programs: setup ## compare N=5000 random programs with TFF and NumPy; SEED=2 mak
 compatibility: setup ## write docs/compatibility.md from the results of the conformance tests
 	@$(bin)/python -m pytest tests/conformance --write-page $(ARGS)
 
+.PHONY: secure
+secure: setup ## run all secure sums of the conformance tests, masked and in plaintext, on SILOS=8 silos
+	@$(bin)/python -m pytest tests/conformance --secure-silos $(or $(SILOS),8) -k "secure or iblt or histogram or ddp \
+	  or map_reduce or forms or hyperloglog" --deselect tests/conformance/test_page.py $(ARGS)
+
 .PHONY: upstream
 upstream: setup ## run TFF's own end-to-end tests on a cohort; TFF=a checkout of its v0.87.0
 	@$(bin)/python -m tests.upstream "$(TFF)" $(ARGS)

@@ -51,6 +51,7 @@ def cohort() -> str:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-page", action="store_true", help="write docs/compatibility.md from what the tests find")
     parser.addoption("--faults", action="store_true", help="every cell of the fault matrix, not only the cut")
+    parser.addoption("--secure-silos", type=int, default=3, help="how many silos compute conformance's secure sums")
     parser.addoption("--soak", type=int, default=20, help="how many invocations the soak makes")
     parser.addoption("--soak-seed", type=int, default=4, help="of the soak's faults")
     parser.addoption("--programs", type=int, default=21, help="how many programs use stateful values in pairs")

@@ -44,10 +44,11 @@ def silos(broker):
 
 
 @pytest.fixture(scope="session")
-def secure_silos(broker):
-    """Start three silos with keys and a roster, which masked sums need."""
+def secure_silos(request, broker):
+    """Start silos with keys and a roster, which masked sums need."""
+    more = request.config.getoption("--secure-silos") - len(SILOS)
     with local_cohort(
-        dict.fromkeys(SILOS, SOURCES),
+        dict.fromkeys((*SILOS, *(f"silo-{number:02}" for number in range(more))), SOURCES),
         cohort="conformance-secure",
         broker=broker.url,
         policy={"client_results": "allow"},
@@ -60,7 +61,7 @@ def _context(silos, secure_sum):
     return fedbroker.create_sync_execution_context(
         silos.url,
         cohort=silos.cohort,
-        min_silos=3,
+        min_silos=len(silos.silos),
         keys=silos.keys,
         options=fedbroker.Options(secure_sum=secure_sum),
     )

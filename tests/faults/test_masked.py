@@ -22,6 +22,8 @@ import tensorflow_federated as tff
 import fedbroker
 from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
+from fedbroker.errors import PolicyRefusal
+from fedbroker.masking.offers import threshold_of
 from fedbroker.transport import CoordinatorTransport
 from fedbroker.wire.messages import MaskNotice
 from tests.faults.cells import GIVES_UP, RECOVERS
@@ -235,3 +237,37 @@ def test_masked_sum_covers_exactly_the_silos_that_are_named(cell: Cell, silos, m
         again = cell.fault in ("killed", "restarted")
         wait_until(lambda: present().keys() == VALUES.keys() and (not again or present()[VICTIM] != before), 60)
         assert ask() == (ALL, ALL)
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("count", [8, 32])
+def test_as_many_silos_drop_out_as_may(tmp_path_factory, cohort, count):
+    lost = count - threshold_of(count)
+    with (
+        PrivateBroker(directory=tmp_path_factory.mktemp("many") / "node") as broker,
+        masked_cohort(broker, cohort, count, policy=MASKED) as silos,
+    ):
+        numbers = pack_arguments(row_sum, (fedbroker.data("numbers"),))
+        rows = {name: number + 1 for number, name in enumerate(sorted(silos.silos))}
+        with masked_context(silos, join=300.0) as context:
+            assert context.invoke(row_sum, numbers) == sum(rows.values())
+        with masked_context(silos, secure_sum="plaintext") as context, pytest.raises(PolicyRefusal):
+            context.invoke(row_sum, numbers)
+        with masked_context(silos, stragglers="drop", quorum=count - lost, stage=GIVES_UP) as context:
+            assert context.invoke(row_sum, numbers) == sum(rows.values())
+            for name in sorted(silos.silos)[-lost:]:
+                silos.silos[name].kill()
+            found = context.invoke(row_sum, numbers)
+            took_part = context.last_session.participants
+            assert len(took_part) == count - lost
+            assert found == sum(rows[name] for name in took_part)
+
+
+@tff.tensorflow.computation(tff.TensorType(np.int32, [None]))
+def size(column):
+    return tf.size(column)
+
+
+@tff.federated_computation(tff.FederatedType(tff.TensorType(np.int32, [None]), tff.CLIENTS))
+def row_sum(columns):
+    return tff.federated_secure_sum(tff.federated_map(size, columns), 100)
