@@ -309,6 +309,7 @@ def test_secure_aggregator(same_secure):
 
 @feature("aggregators", "DistributedDpSumFactory", "without noise; masked, or in plaintext")
 def test_distributed_dp(same_secure):
+    same_secure.random = True
     factory = distributed_dp.DistributedDpSumFactory(
         noise_multiplier=0.0, expected_clients_per_round=5, bits=20, l2_clip=15.0
     )
@@ -318,6 +319,7 @@ def test_distributed_dp(same_secure):
 @feature("aggregators", "ddp_secure_aggregator", "without noise; masked, or in plaintext")
 def test_ddp_secure_aggregator(same_secure):
     same = same_secure
+    same.random = True
     process = tff.learning.ddp_secure_aggregator(0.0, 3).create(VECTOR)
     small = [row / 20 for row in THREE]
     state = same.run_ours(process.initialize)
