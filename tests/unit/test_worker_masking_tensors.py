@@ -124,3 +124,10 @@ def test_damaged_partials_raise_nothing_else(tensor, data):
     raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
     with contextlib.suppress(MaskingError):
         tensors_of(bytes(raw))
+
+
+def test_number_beyond_its_dtype():
+    value = executor_pb2.Value.FromString(partial(np.array([1, 2], np.int8), packed=False))
+    value.federated.value[0].array.int8_list.value[0] = 300
+    with pytest.raises(MaskingError, match="beyond its dtype"):
+        tensors_of(value.SerializeToString())

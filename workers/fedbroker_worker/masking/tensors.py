@@ -105,7 +105,10 @@ def _array(found: Layout) -> npt.NDArray[np.integer[Any]]:
     numbers = getattr(head, f"{dtype.name}_list").value
     if len(numbers) != math.prod(shape):
         raise MaskingError("a value to be masked has another number of elements than its shape", hint=_OUTPUTS)
-    return np.array(numbers, dtype).reshape(shape)
+    wide = np.array(numbers, np.uint64 if dtype.kind == "u" else np.int64)
+    if np.any(wide != wide.astype(dtype)):
+        raise MaskingError("a value to be masked holds a number beyond its dtype", hint=_OUTPUTS)
+    return wide.astype(dtype).reshape(shape)
 
 
 _INTEGERS: Final = "sum integers, or use an aggregator that quantizes, such as tff.learning.secure_aggregator"
