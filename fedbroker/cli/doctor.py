@@ -109,7 +109,7 @@ async def _silos(url: str, cohort: str, keys_file: Path | None) -> list[Finding]
         silos.update(message, time.monotonic())
 
     try:
-        keys = None if keys_file is None else coordinator_keys(keys_file)
+        keys = None if keys_file is None else await asyncio.to_thread(coordinator_keys, keys_file)
     except ConfigError as error:
         return [Finding.problem("keys", error)]
     reader = AnnouncementReader(cohort, DEFAULT_LIMITS, CoordinatorEnvelopes(cohort, keys))
