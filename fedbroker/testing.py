@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -73,10 +73,12 @@ class SiloProcess:
 
     Args:
         directory: holds its ``silo.toml``; relative paths in it are relative to this directory.
+        without: variables of the environment that the silo does not get.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, without: Collection[str] = ()) -> None:
         self.directory = directory
+        self._without = frozenset(without)
         self.log = directory / "silo.log"
         self._ready = directory / "ready"
         self._process: subprocess.Popen[bytes] | None = None
@@ -102,9 +104,10 @@ class SiloProcess:
         self._ready.unlink(missing_ok=True)
         command = [sys.executable, "-m", "fedbroker_worker", "run", "--config", str(self.directory / "silo.toml")]
         command += ["--ready-file", str(self._ready), "--until-eof"]
+        environ = {name: value for name, value in os.environ.items() if name not in self._without}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, env=environ
             )
 
     def wait_ready(self, deadline: Deadline) -> None:
@@ -225,7 +228,9 @@ def _prepare(
         tables["security"] = security
     text = "\n".join(f"[{name}]\n{_lines(table)}" for name, table in tables.items())
     write_private(directory / "silo.toml", text)
-    return SiloProcess(directory)
+    # In the environment, they are meant for the silo of an administrator.
+    variables = [f"FEDBROKER_SILO_{key.upper()}" for key in settings]
+    return SiloProcess(directory, [*variables, *(f"{variable}_FILE" for variable in variables)])
 
 
 def _make_keys(

@@ -71,3 +71,10 @@ def test_failed_start_of_a_silo_raises_its_reason(broker, cohort):
         local_cohort(1, sources=bad, cohort=cohort, broker=broker.url),
     ):
         pass
+
+
+def test_cohort_keeps_its_settings_where_the_environment_has_others(broker, cohort, monkeypatch):
+    monkeypatch.setenv("FEDBROKER_SILO_BROKER", "amqp://127.0.0.1:1/")
+    monkeypatch.setenv("FEDBROKER_SILO_NAME", "other")
+    with local_cohort(1, cohort=cohort, broker=broker.url) as running:
+        assert list(running.silos) == ["silo-0"]
