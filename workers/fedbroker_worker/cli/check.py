@@ -95,8 +95,13 @@ async def _try(settings: Settings, seconds: float) -> _Findings:
         check_runtime(silo.isolation, memory=silo.runtime_memory_bytes, confinement=silo.runtime_confinement),
         examine_sources(settings, settings.data, seconds=seconds),
     )
-    own = exposed_secrets(settings) + ([] if sources else [no_data(settings)])
-    return _Findings(broker, runtime, _policy(settings), masked_sums(settings), sources, own)
+    exposed, policy, masking = await asyncio.gather(
+        asyncio.to_thread(exposed_secrets, settings),
+        asyncio.to_thread(_policy, settings),
+        asyncio.to_thread(masked_sums, settings),
+    )
+    own = exposed + ([] if sources else [no_data(settings)])
+    return _Findings(broker, runtime, policy, masking, sources, own)
 
 
 def _policy(settings: Settings) -> list[Finding]:
