@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
 
-from fedbroker.context.values.masking import check_shapes, contents_of, rings_of
+from fedbroker.context.values.masking import check_shapes, rings_of
 from fedbroker.errors import UsageError
-from fedbroker.masking.work import NO_WORK, work_digest
+from fedbroker.masking.work import NO_WORK, contents_of, work_digest
 from fedbroker.plan.model import ClientStage, Plan, ServerStage
 from fedbroker.session.masking import StageMasking
 from fedbroker.wire.blobs import Buffer

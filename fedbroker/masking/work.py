@@ -12,13 +12,23 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from fedbroker.runtime.values import is_dealt
 from fedbroker.trust.keys import joined
+from fedbroker.wire.blobs import Buffer, content_digest
 from fedbroker.wire.messages import Digest, Op, Value
 
-__all__ = ["NO_WORK", "work_digest"]
+__all__ = ["NO_WORK", "contents_of", "work_digest"]
 
 NO_WORK = bytes(32)
 """The digest of a session that has no work yet."""
+
+
+def contents_of(blobs: Mapping[Digest, Buffer]) -> dict[Digest, bytes | None]:
+    """Return the full digest of each blob of a stage, or None for values that are dealt to single clients.
+
+    That is what :func:`work_digest` takes, at the coordinator and at each silo.
+    """
+    return {digest: None if is_dealt(blob) else content_digest(blob) for digest, blob in blobs.items()}
 
 
 def work_digest(earlier: bytes, ops: Sequence[Op], contents: Mapping[Digest, bytes | None]) -> bytes:

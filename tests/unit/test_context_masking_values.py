@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedbroker.context.values.codec import read, serialize
-from fedbroker.context.values.masking import contents_of, read_total, read_totals, rings_of
+from fedbroker.context.values.masking import read_total, read_totals, rings_of
 from fedbroker.errors import UsageError, WireError
 from fedbroker.masking.rings import Ring
+from fedbroker.masking.work import contents_of
 from fedbroker.plan.model import MaskedSum, MaskedTensor, Slot
 from fedbroker.wire.blobs import content_digest, digest_of
 from tests.support.local_tff import assert_same

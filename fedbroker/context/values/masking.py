@@ -1,4 +1,4 @@
-"""The values of masked sums on the coordinator's side: their rings, their totals, and the content of their work."""
+"""The values of masked sums on the coordinator's side: their rings and their totals."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ from fedbroker.masking.results import Shape
 from fedbroker.masking.rings import Ring, ring_of
 from fedbroker.plan.blocks import element_types, untyped
 from fedbroker.plan.model import MaskedSum, MaskedTensor
-from fedbroker.runtime.values import is_dealt
-from fedbroker.wire.blobs import Buffer, content_digest
-from fedbroker.wire.messages import Digest
+from fedbroker.wire.blobs import Buffer
 
-__all__ = ["check_shapes", "contents_of", "read_total", "read_totals", "rings_of"]
+__all__ = ["check_shapes", "read_total", "read_totals", "rings_of"]
 
 
 def rings_of(sum_: MaskedSum, clients: int, values: Mapping[str, Buffer]) -> tuple[Ring, ...]:
@@ -158,14 +156,6 @@ def _check_shape(type_: tff.TensorType, shape: Shape) -> None:
     )
     if not fits:
         raise WireError(f"a masked tensor of the shape {list(shape)} is not of the type {type_}", hint=_SAME_SHAPE)
-
-
-def contents_of(blobs: Mapping[Digest, Buffer]) -> dict[Digest, bytes | None]:
-    """Return the full digest of each blob of a stage, or None for values that are dealt to single clients.
-
-    That is what :func:`fedbroker.masking.work.work_digest` takes.
-    """
-    return {digest: None if is_dealt(blob) else content_digest(blob) for digest, blob in blobs.items()}
 
 
 _SAME_VERSION: Final = "use the same version at both ends"

@@ -5,15 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-import blake3
-
 from fedbroker.errors import ConfigError, MaskingError
 from fedbroker.masking.members import CHANGED
 from fedbroker.masking.request import decode_request
 from fedbroker.masking.results import write_masked
-from fedbroker.masking.work import work_digest
-from fedbroker.runtime.values import is_dealt
-from fedbroker.wire.messages import Value
+from fedbroker.masking.work import contents_of, work_digest
+from fedbroker.wire.messages import blobs_of
 from fedbroker_worker.masking.requests import check_item, check_request
 from fedbroker_worker.masking.tensors import elements_of, tensors_of
 from fedbroker_worker.threads import in_thread
@@ -54,8 +51,7 @@ def digest_after(earlier: bytes, item: WorkItem, blobs: Mapping[Digest, Buffer])
         item: the work item.
         blobs: the content of every digest that its operations name.
     """
-    named = {op.blob for op in item.ops if isinstance(op, Value)}
-    contents = {digest: None if is_dealt(blobs[digest]) else blake3.blake3(blobs[digest]).digest() for digest in named}
+    contents = contents_of({digest: blobs[digest] for digest in blobs_of(item.ops)})
     return work_digest(earlier, item.ops, contents)
 
 
