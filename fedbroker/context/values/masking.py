@@ -15,6 +15,7 @@ from fedbroker.masking.results import Shape
 from fedbroker.masking.rings import Ring, ring_of
 from fedbroker.plan.blocks import element_types, untyped
 from fedbroker.plan.model import MaskedSum, MaskedTensor
+from fedbroker.plan.secure_partials import tensors_of
 from fedbroker.wire.blobs import Buffer
 
 __all__ = ["check_shapes", "read_total", "read_totals", "rings_of"]
@@ -132,21 +133,11 @@ def check_shapes(sums: Sequence[MaskedSum], shapes: Sequence[Shape]) -> None:
     Raises:
         WireError: they are not.
     """
-    types = [type_ for one in sums for type_ in _tensor_types(one.total.type)]
+    types = [type_ for one in sums for type_ in tensors_of(one.total.type)]
     if len(types) != len(shapes):
         raise WireError(f"{len(shapes)} masked tensors, and not {len(types)}", hint=_SAME_VERSION)
     for type_, shape in zip(types, shapes, strict=True):
         _check_shape(type_, shape)
-
-
-def _tensor_types(type_: tff.Type) -> Iterator[tff.TensorType]:
-    """Yield the types of the tensors of a type, left to right."""
-    if isinstance(type_, tff.StructType):
-        for _, part in element_types(type_):
-            yield from _tensor_types(part)
-    else:
-        assert isinstance(type_, tff.TensorType)
-        yield type_
 
 
 def _check_shape(type_: tff.TensorType, shape: Shape) -> None:
