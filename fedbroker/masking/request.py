@@ -6,12 +6,13 @@ A stage has one request for all of its silos. It is a blob, so that it travels a
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Final
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from fedbroker.errors import MaskingError
+from fedbroker.masking.decoding import decoded
 from fedbroker.masking.members import CHANGED, MAX_MEMBERS, KeyBytes, Member, Members
 from fedbroker.masking.pairwise import Occasion
 from fedbroker.masking.rings import Ring
@@ -105,10 +106,4 @@ def decode_request(blob: Buffer) -> MaskingRequest:
     Raises:
         MaskingError: the blob is no request.
     """
-    try:
-        return msgspec.msgpack.decode(blob, type=MaskingRequest)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        raise MaskingError("a masking request cannot be read", hint=_SAME_VERSION) from None
-
-
-_SAME_VERSION: Final = "use the same version of fedbroker at both ends"
+    return decoded(blob, MaskingRequest, "a masking request")

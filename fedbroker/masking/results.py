@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from fedbroker.errors import MaskingError
+from fedbroker.masking.decoding import SAME_VERSION, decoded
 from fedbroker.masking.pairwise import Masked
 from fedbroker.masking.rings import Elements, Ring
 from fedbroker.wire.blobs import Buffer
@@ -70,17 +71,14 @@ def masked_parts(blob: Buffer, rings: Sequence[Ring]) -> tuple[tuple[Shape, ...]
     view = memoryview(blob).cast("B")
     length = int.from_bytes(view[:_LENGTH_BYTES], "big")
     start = _LENGTH_BYTES + length
-    try:
-        shapes = msgspec.msgpack.decode(view[_LENGTH_BYTES:start], type=tuple[Shape, ...])
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        raise MaskingError("masked values cannot be read", hint=_SAME_VERSION) from None
+    shapes = decoded(view[_LENGTH_BYTES:start], tuple[Shape, ...], "masked values")
     if len(shapes) != len(rings):
-        raise MaskingError(f"{len(shapes)} masked tensors, and not {len(rings)}", hint=_SAME_VERSION)
+        raise MaskingError(f"{len(shapes)} masked tensors, and not {len(rings)}", hint=SAME_VERSION)
     if any(math.prod(filter(None, shape)) > _MAX_ELEMENTS for shape in shapes):
-        raise MaskingError("masked values have a shape that no tensor can have", hint=_SAME_VERSION)
+        raise MaskingError("masked values have a shape that no tensor can have", hint=SAME_VERSION)
     sizes = [math.prod(shape) * ring.width for shape, ring in zip(shapes, rings, strict=True)]
     if start + sum(sizes) != len(view):
-        raise MaskingError("masked values have another size than their shapes say", hint=_SAME_VERSION)
+        raise MaskingError("masked values have another size than their shapes say", hint=SAME_VERSION)
     parts: list[memoryview] = []
     for size in sizes:
         parts.append(view[start : start + size])
@@ -107,6 +105,3 @@ def add_packed(ring: Ring, total: Elements | None, packed: memoryview) -> None:
         if total is not None:
             first = start // ring.width
             ring.add(total[first : first + piece.size], piece)
-
-
-_SAME_VERSION: Final = "use the same version of fedbroker at both ends"

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedbroker.errors import MaskingError
+from fedbroker.masking.decoding import SAME_VERSION
 
 __all__ = ["Elements", "Ring", "ring_of"]
 
@@ -47,9 +48,9 @@ class Ring(msgspec.Struct, frozen=True, array_like=True):
 
     def __post_init__(self) -> None:
         if not 1 <= self.width <= MAX_WIDTH:
-            raise MaskingError(f"an element of {self.width} bytes cannot be masked", hint=_SAME_VERSION)
+            raise MaskingError(f"an element of {self.width} bytes cannot be masked", hint=SAME_VERSION)
         if self.modulus and (self.width != MAX_WIDTH or not 0 < self.modulus < 1 << 64):
-            raise MaskingError(f"values modulo {self.modulus} cannot be masked", hint=_SAME_VERSION)
+            raise MaskingError(f"values modulo {self.modulus} cannot be masked", hint=SAME_VERSION)
 
     @property
     def carrier(self) -> np.dtype[np.unsignedinteger[Any]]:
@@ -124,7 +125,7 @@ class Ring(msgspec.Struct, frozen=True, array_like=True):
         """
         count, rest = divmod(len(data), self.width)
         if rest:
-            raise MaskingError(f"{len(data)} bytes are not elements of {self.width} bytes each", hint=_SAME_VERSION)
+            raise MaskingError(f"{len(data)} bytes are not elements of {self.width} bytes each", hint=SAME_VERSION)
         if self.width == self.carrier.itemsize:
             elements = np.frombuffer(data, self.carrier).copy()
         else:
@@ -132,7 +133,7 @@ class Ring(msgspec.Struct, frozen=True, array_like=True):
             for wide, narrow in self._parts(elements, data):
                 wide[:] = narrow
         if self.modulus and elements.size and elements.max() >= self.modulus:
-            raise MaskingError(f"an element is not below its modulus {self.modulus}", hint=_SAME_VERSION)
+            raise MaskingError(f"an element is not below its modulus {self.modulus}", hint=SAME_VERSION)
         return elements
 
     def _parts(self, elements: Elements, packed: bytes | bytearray | memoryview) -> Iterator[tuple[Elements, Elements]]:
@@ -165,5 +166,4 @@ def ring_of(dtype: npt.DTypeLike, modulus: int = 0) -> Ring:
     return Ring(MAX_WIDTH, modulus) if modulus else Ring(kind.itemsize)
 
 
-_SAME_VERSION: Final = "use the same version of fedbroker at both ends"
 _INTEGERS: Final = "sum integers, or use an aggregator that quantizes, such as tff.learning.secure_aggregator"

@@ -16,11 +16,11 @@ shares      silo             :class:`~fedbroker.masking.survivors.Revealed`
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import msgspec
 
-from fedbroker.errors import MaskingError
+from fedbroker.masking.decoding import decoded
 from fedbroker.masking.members import SignatureBytes
 from fedbroker.masking.offers import Offer
 from fedbroker.wire.blobs import Buffer
@@ -50,10 +50,4 @@ def decode_step(content: Buffer, kind: type[T]) -> T:
     Raises:
         MaskingError: the bytes are no such content.
     """
-    try:
-        return msgspec.msgpack.decode(content, type=kind)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        raise MaskingError("a message of a masked sum cannot be read", hint=_SAME_VERSION) from None
-
-
-_SAME_VERSION: Final = "use the same version of fedbroker at both ends"
+    return decoded(content, kind, "a message of a masked sum")
