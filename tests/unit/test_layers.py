@@ -20,6 +20,7 @@ LIGHT = [
     "fedbroker.runtime",
     "fedbroker.broker",
     "fedbroker.admin",
+    "fedbroker.board",
     "fedbroker.testing",
     "fedbroker.cli",
     "fedbroker.errors",

@@ -1,0 +1,1 @@
+"""A page of cohorts, sessions and curves in a browser: ``fedbroker board serve``."""
