@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         set_sync_execution_context,
     )
     from fedbroker.context.contexts import AsyncBrokerContext, SyncBrokerContext
+    from fedbroker.context.run import Metrics, OnRound, Run
     from fedbroker.context.settings import (
         Eligible,
         Options,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from fedbroker.context.values.data import Draw, SiloData, data
     from fedbroker.errors import FedbrokerError
     from fedbroker.plan.explain import Crossing, Explanation, explain
-    from fedbroker.session.events import Event, EventDetails, EventName, Listener
+    from fedbroker.session.events import Event, EventDetails, EventName, Listener, Origin
     from fedbroker.session.report import (
         MaskingReport,
         SessionReport,
@@ -60,8 +61,12 @@ __all__ = [
     "Listener",
     "MaskingReport",
     "Member",
+    "Metrics",
+    "OnRound",
     "Options",
+    "Origin",
     "OutcomeName",
+    "Run",
     "Select",
     "SessionReport",
     "SiloData",
@@ -90,11 +95,12 @@ _HOMES = {
         "set_sync_execution_context",
     ),
     "fedbroker.context.contexts": ("AsyncBrokerContext", "SyncBrokerContext"),
+    "fedbroker.context.run": ("Metrics", "OnRound", "Run"),
     "fedbroker.context.values.data": ("Draw", "SiloData", "data"),
     "fedbroker.context.settings": ("Eligible", "Options", "Select", "Timeouts"),
     "fedbroker.errors": ("FedbrokerError",),
     "fedbroker.plan.explain": ("Crossing", "Explanation", "explain"),
-    "fedbroker.session.events": ("Event", "EventDetails", "EventName", "Listener"),
+    "fedbroker.session.events": ("Event", "EventDetails", "EventName", "Listener", "Origin"),
     "fedbroker.session.stage_state": ("OutcomeName",),
     "fedbroker.session.report": ("MaskingReport", "SessionReport", "SiloReport", "StageReport"),
     "fedbroker.session.roster": ("Member",),

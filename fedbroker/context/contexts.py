@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import inspect
 import threading
 import weakref
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -14,8 +16,11 @@ import tensorflow_federated as tff
 
 from fedbroker.context.coordinator import Coordinator
 from fedbroker.context.loop import LoopThread, check_process
+from fedbroker.context.run import OnRound, Run
 from fedbroker.context.settings import Settings
+from fedbroker.errors import ContextClosed
 from fedbroker.plan import Explanation, explain_plan
+from fedbroker.session.events import Event
 from fedbroker.session.report import SessionReport
 from fedbroker.text import one_line_repr
 
@@ -90,6 +95,39 @@ class _BrokerContext:
         """
         plan = self._thread.run(self._coordinator.plan(comp))
         return explain_plan(plan, dropouts=self._coordinator.settings.stragglers != "fail")
+
+    def run(
+        self,
+        program: str,
+        rounds: int | None = None,
+        *,
+        start: int = 1,
+        on_round: OnRound | Sequence[OnRound] = (),
+    ) -> Run:
+        """Name the program and its rounds, in displays and events: ``with context.run("digits", rounds=30) as run:``.
+
+        All invocations of this context in the block belong to the run. ``for round in run`` counts the rounds, and
+        ``run.report(metrics)`` ends each.
+
+        Args:
+            program: name of the program.
+            rounds: number of its rounds; None if that is not known.
+            start: number of the first round, for a program that continues from a checkpoint.
+            on_round: called after each ``run.report`` with the round's number and its metrics, by names such as
+                ``train/loss``: a function or several, such as the trackers of ``fedbroker.tracking``.
+
+        Raises:
+            UsageError: the name is empty, or a number is not positive.
+        """
+        return Run(program, rounds, start, on_round, owner=self._coordinator, emit=self._emit)
+
+    def _emit(self, event: Event) -> None:
+        """Emit an event on the context's loop, where all others come from, without waiting."""
+        if event.name != "run_finished":
+            self._thread.submit(self._coordinator.emit(event))
+            return
+        with contextlib.suppress(ContextClosed):  # a program may close its context in the block of its run
+            self._thread.submit(self._coordinator.emit(event))
 
     def close(self) -> None:
         """Cancel running computations, disconnect, and end the C++ runtime. Bounded in time; may be called again.

@@ -16,6 +16,7 @@ from fedbroker import tracing
 from fedbroker.context.invocation import Attempt, invoke
 from fedbroker.context.loop import runtime_starts
 from fedbroker.context.progress import Progress
+from fedbroker.context.run import origin_of
 from fedbroker.context.selection import Requirements, choose, pool_of
 from fedbroker.context.settings import Settings
 from fedbroker.deadline import Deadline
@@ -90,13 +91,13 @@ class Coordinator:
         with tracing.span("invocation", cohort=self.settings.cohort) as span:
             try:
                 plan, argument = await self._plan_call(comp, argument)
-                stages = len(plan.client_stages)
+                stages, origin = len(plan.client_stages), origin_of(self, plan.name)
                 span.set(computation=plan.name, stages=stages)
                 if self._progress is not None and stages:
                     watch = self._progress.watch(plan.name, stages, began)
                 join = Deadline.after(self.settings.timeouts.join)  # for all attempts: a retry gets no further time
                 result = await with_retries(
-                    lambda deadline: invoke(plan, argument, self, Attempt(deadline, join, watch)),
+                    lambda deadline: invoke(plan, argument, self, Attempt(deadline, join, watch, origin)),
                     retries=self.settings.options.retries,
                     seconds=self.settings.timeouts.total,
                     on_retry=self._on_retry,
@@ -112,6 +113,10 @@ class Coordinator:
             if watch is not None:
                 await watch.ended()
             return result
+
+    async def emit(self, event: Event) -> None:
+        """Log an event of the program, and pass it to the listeners."""
+        emit(self._listeners, event)
 
     @property
     def last_session(self) -> SessionReport | None:
@@ -254,6 +259,7 @@ class Coordinator:
             policy=settings.policy,
             deadline=attempt.deadline,
             fingerprint=fingerprint,
+            origin=attempt.origin,
         )
         return self._started(session, attempt)
 
@@ -264,7 +270,8 @@ class Coordinator:
         unfinished = self._journal.take(fingerprint)
         if unfinished is None:
             return None
-        session = cohort.resume(unfinished, self.settings.timeouts.stage, self.settings.policy, attempt.deadline)
+        settings = self.settings
+        session = cohort.resume(unfinished, settings.timeouts.stage, settings.policy, attempt.deadline, attempt.origin)
         return self._started(session, attempt)
 
     def _started(self, session: Session, attempt: Attempt) -> Session:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -28,6 +28,7 @@ from fedbroker.errors import DataError, DeadlineExceeded, UsageError
 from fedbroker.log import get_logger
 from fedbroker.plan.model import ClientStage, Plan, ServerStage, Slot, identity_of
 from fedbroker.runtime import Executor
+from fedbroker.session.events import Origin
 from fedbroker.session.journal import SessionJournal
 from fedbroker.session.masking import mask_members
 from fedbroker.session.merge_scheduler import MergeScheduler
@@ -83,11 +84,13 @@ class Attempt:
         deadline: deadline of the whole invocation.
         join: deadline for reaching a broker that does not listen yet, the same for all attempts.
         watch: display of the invocation; None without one.
+        origin: the computation, and the program's run and round.
     """
 
     deadline: Deadline
     join: Deadline
     watch: Watch | None
+    origin: Origin = field(default_factory=Origin)
 
 
 class Host(Protocol):

@@ -13,7 +13,7 @@ from typing import Final, Self, Unpack
 from fedbroker.deadline import Deadline
 from fedbroker.errors import CohortTimeout
 from fedbroker.lru import LruMap
-from fedbroker.session.events import Event, EventDetails, EventName, Listener, emit
+from fedbroker.session.events import Event, EventDetails, EventName, Listener, Origin, emit
 from fedbroker.session.journal import Journal, SessionJournal
 from fedbroker.session.report import Recorder, SessionReport, Statistics
 from fedbroker.session.roster import BlobCacheIndex, Member, Roster, admit
@@ -39,6 +39,7 @@ OPEN_SECONDS: Final = 60.0
 
 DEFAULT_POLICY = Policy()
 NEVER = Deadline.never()
+ALONE = Origin()
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +203,7 @@ class CoordinatorCohort:
         policy: Policy = DEFAULT_POLICY,
         deadline: Deadline = NEVER,
         fingerprint: str = "",
+        origin: Origin = ALONE,
     ) -> Session:
         """Start a session with that membership.
 
@@ -212,18 +214,25 @@ class CoordinatorCohort:
             policy: treatment of silos that do not answer; by default, every silo must.
             deadline: limit for all stages together.
             fingerprint: identifies computation and argument; with a journal, another process resumes the session by it.
+            origin: the computation and the program's round, for reports and events.
         """
         name = uuid.uuid4().hex[:16]
         journal = None
         if self._journal is not None and fingerprint:
             journal = await asyncio.to_thread(self._journal.begin, fingerprint, name, members, clients)
-        return self._session(name, members, clients, stage_timeout, policy, deadline, journal)
+        return self._session(name, members, clients, stage_timeout, policy, deadline, journal, origin)
 
-    def resume(self, unfinished: SessionJournal, stage_timeout: float, policy: Policy, deadline: Deadline) -> Session:
+    def resume(
+        self,
+        unfinished: SessionJournal,
+        stage_timeout: float,
+        policy: Policy,
+        deadline: Deadline,
+        origin: Origin = ALONE,
+    ) -> Session:
         """Resume a session in which a coordinator with this journal was killed."""
-        session = self._session(
-            unfinished.session, unfinished.members, unfinished.clients, stage_timeout, policy, deadline, unfinished
-        )
+        name, members, clients = unfinished.session, unfinished.members, unfinished.clients
+        session = self._session(name, members, clients, stage_timeout, policy, deadline, unfinished, origin)
         session.recorder.emit("session_resumed")
         return session
 
@@ -236,10 +245,15 @@ class CoordinatorCohort:
         policy: Policy,
         deadline: Deadline,
         journal: SessionJournal | None,
+        origin: Origin,
     ) -> Session:
-        report = SessionReport(session=name, cohort=self.name, members=tuple(member.name for member in members))
+        report = SessionReport(
+            session=name, cohort=self.name, members=tuple(member.name for member in members), origin=origin
+        )
         recorder = self._recent[name] = Recorder(report, self._listeners)
-        recorder.emit("session_started", members=list(report.members))
+        details = origin.details()
+        details["members"] = list(report.members)
+        recorder.emit("session_started", **details)
         return Session(
             name,
             self._transport,

@@ -9,11 +9,14 @@ from typing import Any, Final, Literal, TypeAlias, TypedDict
 from fedbroker.log import get_logger
 from fedbroker.session.stage_state import OutcomeName
 
-__all__ = ["Event", "EventDetails", "EventName", "Listener", "emit"]
+__all__ = ["Event", "EventDetails", "EventName", "Listener", "Origin", "emit"]
 
 _log = get_logger(__name__)
 
 EventName: TypeAlias = Literal[
+    "run_started",
+    "round_finished",
+    "run_finished",
     "waiting_for_silos",
     "silo_joined",
     "silo_left",
@@ -51,17 +54,23 @@ class EventDetails(TypedDict, total=False):
     bytes_out: int
     code: str
     cohort: str
+    computation: str
     compute: float
     error: str
     in_place_of: str
     incarnation: str
     members: list[str]
+    metrics: dict[str, float]
     of: int
     outcome: OutcomeName | Literal["ok", "cancelled"]
     participants: int
     present: list[str]
+    program: str
     queue: float
     reason: str
+    round: int
+    rounds: int
+    run: str
     seconds: float
     silos: int
     sources: list[str]
@@ -88,6 +97,32 @@ class Event:
     stage: int | None = None
     silo: str = ""
     details: EventDetails = field(default_factory=EventDetails)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The computation of a session, and its place in a program.
+
+    Attributes:
+        computation: name of the computation, or empty.
+        run: id of the program's run, or empty.
+        program: name of the program, or empty.
+        round: number of the round, from 1; 0 outside of a run.
+    """
+
+    computation: str = ""
+    run: str = ""
+    program: str = ""
+    round: int = 0
+
+    def details(self) -> EventDetails:
+        """Return the fields that are set, as details of an event."""
+        details = EventDetails()
+        if self.computation:
+            details["computation"] = self.computation
+        if self.run:
+            details |= {"run": self.run, "program": self.program, "round": self.round}
+        return details
 
 
 Listener: TypeAlias = Callable[[Event], None]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Unpack
 
 from fedbroker.errors import FedbrokerError
-from fedbroker.session.events import Event, EventDetails, EventName, Listener, emit
+from fedbroker.session.events import Event, EventDetails, EventName, Listener, Origin, emit
 from fedbroker.session.stage_state import MergeOrder, Outcome, OutcomeName, outcome_name, why
 from fedbroker.text import bytes_text, count_text, one_line_repr, printable, seconds_text
 from fedbroker.transport.amqp.connection import TrafficCounters
@@ -135,6 +135,7 @@ class SessionReport:
             of the broker.
         seconds: duration of the session so far.
         error: the error that ended it, in a line; empty while it runs and if it ended well.
+        origin: the computation, and the program's run and round.
     """
 
     session: str
@@ -145,6 +146,7 @@ class SessionReport:
     forged: tuple[tuple[str, str], ...] = ()
     seconds: float = 0.0
     error: str = ""
+    origin: Origin = field(default_factory=Origin)
 
     @property
     def participants(self) -> tuple[str, ...]:

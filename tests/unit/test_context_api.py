@@ -21,7 +21,7 @@ from tests.support.wait import PROCESS_SECONDS
 URL = "amqp://guest:secret-word@localhost:5672/"
 
 
-ALIASES = {"Eligible", "EventName", "Listener", "OutcomeName", "Select"}
+ALIASES = {"Eligible", "EventName", "Listener", "Metrics", "OnRound", "OutcomeName", "Select"}
 """Types of arguments and fields: only their source and the reference page can describe them."""
 
 
