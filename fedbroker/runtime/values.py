@@ -30,6 +30,7 @@ __all__ = [
     "SEQUENCE_TYPE",
     "STRUCT",
     "Buffer",
+    "elements_of",
     "fields",
     "frame",
     "framed",
@@ -76,6 +77,21 @@ def struct(elements: Iterable[tuple[str | None, Sequence[Buffer]]]) -> list[Buff
         named = framed(ELEMENT_NAME, [name.encode()]) if name else []
         parts += framed(ELEMENT, [*named, *framed(ELEMENT_VALUE, value)])
     return framed(STRUCT, parts)
+
+
+def elements_of(value: Buffer) -> list[memoryview]:
+    """Return the serialized elements of a serialized struct, as views of it.
+
+    Raises:
+        ValueError: the value is no struct.
+    """
+    elements: list[memoryview] = []
+    for number, element in fields(unframe(value, STRUCT)):
+        contents = [content for kind, content in fields(element) if kind == ELEMENT_VALUE]
+        if number != ELEMENT or len(contents) != 1:
+            raise ValueError("a struct of the C++ runtime has an unknown layout")
+        elements += contents
+    return elements
 
 
 def prefix(field: int, length: int) -> bytes:

@@ -1,4 +1,4 @@
-"""An executor in memory that identifies each value by a hash of its contents, and computes nothing."""
+"""An executor in memory that identifies each value by a hash of its contents, and computes nothing: elements are their names."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from fedbroker.errors import ComputationFailed
 from fedbroker.runtime import Ref
+from fedbroker.runtime.values import struct
 
 
 class Memory:
@@ -44,7 +45,8 @@ class Memory:
         return self._made(b"call", self._name_of(function), self._name_of(argument) if argument else b"none")
 
     async def compute(self, ref: Ref) -> bytes:
-        return self._name_of(ref)
+        parts = self._parts(ref)
+        return b"".join(struct((None, [part]) for part in parts)) if parts else self._name_of(ref)
 
     async def dispose(self, refs: Sequence[Ref]) -> None:
         for ref in refs:

@@ -25,7 +25,8 @@ from fedbroker_worker.config import load
 from fedbroker_worker.errors import SourceError, WorkRefused
 from fedbroker_worker.policy.audit import read_audit
 from fedbroker_worker.policy.values import parts
-from fedbroker_worker.work.replay import fuse_structs, replay
+from fedbroker_worker.work.fusing import fuse
+from fedbroker_worker.work.replay import replay
 
 from fedbroker.context.values.codec import read
 from fedbroker.context.values.validation import check_value
@@ -167,7 +168,7 @@ def program(data: bytes) -> bool:
         return False  # the target `header` covers these
     blobs = {op.blob: op.blob.encode("utf-8", "replace") * (4096 if op.ref % 5 == 0 else 1) for op in _values(ops)}
     plain = _replayed(ops, blobs)
-    shorter = [_replayed(fuse_structs(ops, blobs, ends_session=last), blobs) for last in (True, False)]
+    shorter = [_replayed(fuse(ops, blobs, ends_session=last), blobs) for last in (True, False)]
     if isinstance(plain, str):
         return False
     assert shorter == [plain, plain]

@@ -3,101 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias
+from typing import TYPE_CHECKING
 
 from fedbroker.runtime.cache_keys import with_content_keys
+from fedbroker.runtime.values import elements_of
 from fedbroker.wire.messages import Call, Compute, Data, Drop, Select, Struct, Value
 from fedbroker_worker.errors import WorkRefused
+from fedbroker_worker.work.fusing import ComputedElements, FusedStruct
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, MutableMapping, Sequence, Set
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 
     from fedbroker.runtime import Executor, Ref
     from fedbroker.wire.blobs import Buffer
-    from fedbroker.wire.messages import Digest, Op
+    from fedbroker.wire.messages import Digest
+    from fedbroker_worker.work.fusing import Step
 
-__all__ = ["FusedStruct", "Step", "fuse_structs", "replay"]
-
-MAX_FUSED: Final = 64 << 10
-"""Total bytes of the elements up to which they are fused.
-
-For small values, the requests take the time, and fusing saves most of them. Larger values are made one by one,
-concurrently, because their transfer takes the time.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class FusedStruct:
-    """A step that creates ``ref`` as a struct of serialized values; the name of an unnamed element is empty."""
-
-    ref: int
-    elements: tuple[tuple[str, Digest], ...]
-    uses: ClassVar[tuple[int, ...]] = ()
-
-
-Step: TypeAlias = "Op | FusedStruct"
-
-
-def fuse_structs(
-    ops: Sequence[Op], blobs: Mapping[Digest, Buffer], *, ends_session: bool, session_refs: Collection[int] = ()
-) -> list[Step]:
-    """Fuse small values into the one struct that uses them: one request to the runtime instead of one for each value.
-
-    Args:
-        ops: the operations of a work item.
-        blobs: the content of every digest that they name.
-        ends_session: True if none of their values is needed afterwards.
-        session_refs: ids of the values that the session holds before. They are never fused: an operation may mean the
-            session's value.
-
-    Returns:
-        Steps with the same outputs and fewer requests.
-    """
-    uses, created = Counter[int](), Counter[int]()
-    dropped: set[int] = set()
-    for op in ops:
-        if isinstance(op, Drop):
-            dropped.update(op.refs)
-            continue
-        uses.update(op.uses)
-        if not isinstance(op, Compute):
-            created[op.ref] += 1
-    fusible = {ref for ref in created if uses[ref] == created[ref] == 1 and (ends_session or ref in dropped)}
-    fusible.difference_update(session_refs)
-
-    values: dict[int, Digest] = {}  # by the operations so far
-    steps: list[Step] = []
-    fused: set[int] = set()
-    for op in ops:
-        if isinstance(op, Struct) and op.elements and fusible.issuperset(op.uses) and values.keys() >= {*op.uses}:
-            elements = tuple([(name, values[ref]) for name, ref in op.elements])
-            if sum([len(blobs[digest]) for _, digest in elements]) <= MAX_FUSED:
-                fused.update(op.uses)
-                steps.append(FusedStruct(op.ref, elements))
-                continue
-        if isinstance(op, Value):
-            values[op.ref] = op.blob
-        elif isinstance(op, Drop):
-            fusible.difference_update(op.refs)
-        steps.append(op)
-    return _without(steps, fused) if fused else steps
-
-
-def _without(steps: Sequence[Step], fused: Set[int]) -> list[Step]:
-    """Return the steps without the values that were fused into structs."""
-    remaining: list[Step] = []
-    for step in steps:
-        if isinstance(step, Value) and step.ref in fused:
-            continue
-        if isinstance(step, Drop) and not fused.isdisjoint(step.refs):
-            refs = tuple([ref for ref in step.refs if ref not in fused])
-            if refs:
-                remaining.append(Drop(refs))
-            continue
-        remaining.append(step)
-    return remaining
+__all__ = ["replay"]
 
 
 async def replay(
@@ -118,7 +40,7 @@ async def replay(
         load: returns the serialized value of a ``Data`` operation.
 
     Returns:
-        The serialized value of each ``Compute``, in order.
+        The serialized values of the ``Compute`` and ``ComputedElements`` steps, in order.
 
     Raises:
         WorkRefused: a step uses a value that the session does not have.
@@ -169,6 +91,9 @@ async def _in_order(
             case Compute(source):
                 outputs.append(await executor.compute(refs[source]))
                 continue
+            case ComputedElements(source, indices):
+                outputs += _elements(await executor.compute(refs[source]), indices)
+                continue
             case Drop(dropped_refs):
                 await executor.dispose([refs.pop(dropped) for dropped in dict.fromkeys(dropped_refs)])
                 continue
@@ -177,3 +102,14 @@ async def _in_order(
         if replaced is not None:
             await executor.dispose([replaced])
     return outputs
+
+
+def _elements(struct: Buffer, indices: Sequence[int]) -> list[memoryview]:
+    """Return elements of a serialized struct."""
+    try:
+        elements = elements_of(struct)
+        if min(indices) >= 0:
+            return [elements[index] for index in indices]
+    except (ValueError, IndexError):
+        pass
+    raise WorkRefused("the work item selects an element that a value does not have")

@@ -23,7 +23,8 @@ from fedbroker_worker.policy.recording import AuditNotWritten, Recording
 from fedbroker_worker.policy.releases import releases
 from fedbroker_worker.threads import in_thread
 from fedbroker_worker.work.failures import failed_reply, located
-from fedbroker_worker.work.replay import fuse_structs, replay
+from fedbroker_worker.work.fusing import fuse
+from fedbroker_worker.work.replay import replay
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -262,7 +263,7 @@ class Worker:
                         if record is not None and not labels:
                             follow = partial(self._guard.labels_of, item, blobs, session.labels)
                             record.labels = await in_thread(follow, "follow operations") if large else follow()
-                        steps = fuse_structs(item.ops, blobs, ends_session=item.ends_session, session_refs=session.refs)
+                        steps = fuse(item.ops, blobs, ends_session=item.ends_session, session_refs=session.refs)
                         outputs = await replay(steps, session.executor, session.refs, blobs, loads.__getitem__)
                         self._guard.check_values(outputs, labels)
                         if record is not None:
