@@ -13,9 +13,11 @@ from fedbroker.errors import MaskingError
 from fedbroker.masking.request import MaskingRequest, encode_request
 from fedbroker.session.dropout_rounds import DropoutRounds
 from fedbroker.session.masking import MaskedTotal
+from fedbroker.session.merge_scheduler import MergeScheduler
 from fedbroker.session.report import MaskingReport
 from fedbroker.session.silo_request import CHECK_IN_THREAD_BYTES
 from fedbroker.wire.blobs import Buffer, digest_of
+from fedbroker.wire.messages import Digest
 
 if TYPE_CHECKING:
     from fedbroker.session.session import Session
@@ -81,14 +83,22 @@ class MaskedStage:
         """Return whether masked values of a silo can be in the sum."""
         return self.rounds is None or self.rounds.shares(silo)
 
-    async def add(self, silo: str, masked: Buffer, let_go: Callable[[int], None]) -> None:
-        """Add a silo's masked values, in the order of arrival, and then release them."""
+    async def add(self, silo: str, digest: Digest, masked: Buffer, merges: MergeScheduler) -> None:
+        """Add a silo's masked values, in the order of arrival, and then release them.
+
+        Args:
+            silo: the silo.
+            digest: the digest of its values, which no other silo has: they can be removed from the results.
+            masked: its values.
+            merges: counts what is in memory.
+        """
         async with self._adding:
             if len(masked) > CHECK_IN_THREAD_BYTES:
                 await asyncio.to_thread(self._total.add, silo, masked)
             else:
                 self._total.add(silo, masked)
-        let_go(len(masked))
+        self._session.transport.results.spent(digest)
+        merges.let_go(len(masked))
 
     async def finish(self, participants: Sequence[str], left: float) -> None:
         """Check that the sum is over the participants, and remove the masks that do not cancel in it.

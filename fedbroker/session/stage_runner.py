@@ -190,7 +190,8 @@ class StageRunner:
             if self._masked is not None:
                 merges.hold(len(masked[0]))
                 # Not among the stage's tasks, which are cancelled when it closes: this silo's values count.
-                request.stage.task_group.create_task(self._masked.add(silo, masked[0], merges.let_go))
+                digest, _ = outcome.outputs[-1]
+                request.stage.task_group.create_task(self._masked.add(silo, digest, masked[0], merges))
         else:
             merges.drop(silo)
             self._session.drop(request.member)

@@ -1,4 +1,4 @@
-"""An executor in memory that identifies each value by a hash of its contents, and computes nothing: elements are their names."""
+"""An executor in memory that identifies each value by a hash of its contents, and computes nothing."""
 
 from __future__ import annotations
 

@@ -41,6 +41,7 @@ def test_sum_is_exact_in_any_order_of_arrival(count, data):
     assert totals(work) == summed(lane.names)
     assert work.merges.outputs == {name: [b"clear"] for name in lane.names}
     assert work.merges.outstanding == 0
+    assert [*lane.stored.values()] == [b"clear"]  # memory does not grow with the number of silos
 
 
 async def test_silos_get_the_same_request_with_their_work():

@@ -81,7 +81,7 @@ def fuse(
     return _fuse_inputs(_fuse_outputs(ops, fusible), blobs, fusible)
 
 
-def _fuse_outputs(ops: Sequence[Op], fusible: Set[int]) -> list[Step]:
+def _fuse_outputs(ops: Sequence[Op], fusible: set[int]) -> list[Step]:
     """Compute a struct as a whole if its elements are selected, and right after that computed and not used again."""
     steps: list[Step] = []
     fused: set[int] = set()
