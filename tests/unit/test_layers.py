@@ -21,6 +21,7 @@ LIGHT = [
     "fedbroker.broker",
     "fedbroker.admin",
     "fedbroker.board",
+    "fedbroker.web",
     "fedbroker.testing",
     "fedbroker.cli",
     "fedbroker.errors",
