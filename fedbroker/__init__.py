@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     )
     from fedbroker.session.roster import Member
     from fedbroker.session.stage_state import OutcomeName
+    from fedbroker.simulation.simulation import Simulation, simulate
     from fedbroker.wire.limits import Limits
     from fedbroker.wire.messages import Column, Source
 
@@ -71,6 +72,7 @@ __all__ = [
     "SessionReport",
     "SiloData",
     "SiloReport",
+    "Simulation",
     "Source",
     "StageReport",
     "SyncBrokerContext",
@@ -82,6 +84,7 @@ __all__ = [
     "explain",
     "set_async_execution_context",
     "set_sync_execution_context",
+    "simulate",
 ]
 
 __version__ = "0.1.0"
@@ -104,6 +107,7 @@ _HOMES = {
     "fedbroker.session.stage_state": ("OutcomeName",),
     "fedbroker.session.report": ("MaskingReport", "SessionReport", "SiloReport", "StageReport"),
     "fedbroker.session.roster": ("Member",),
+    "fedbroker.simulation.simulation": ("Simulation", "simulate"),
     "fedbroker.wire.limits": ("Limits",),
     "fedbroker.wire.messages": ("Column", "Source"),
 }

@@ -72,7 +72,7 @@ def set_sync_execution_context(
     Raises:
         ConfigError: an argument is missing or out of range, or the metrics' address is in use.
     """
-    return _as_default(
+    return as_default(
         SyncBrokerContext,
         _settings(
             url,
@@ -110,7 +110,7 @@ def set_async_execution_context(
 
     The parameters are those of :func:`fedbroker.set_sync_execution_context`.
     """
-    return _as_default(
+    return as_default(
         AsyncBrokerContext,
         _settings(
             url,
@@ -240,7 +240,8 @@ def _settings(
     )
 
 
-def _as_default(kind: type[C], settings: Settings) -> C:
+def as_default(kind: type[C], settings: Settings) -> C:
+    """Make a context and set it as TFF's default, in place of one that fedbroker set, which is closed."""
     previous = replace_default()  # first: the new context may want the same address for its metrics
     context = kind(settings)
     context._become_default(previous)  # pyright: ignore[reportPrivateUsage] -- no user calls it

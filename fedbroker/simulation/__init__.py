@@ -1,0 +1,1 @@
+"""Federations on one machine: a private broker and silo processes over data that a program has at hand."""
