@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal
 
 from fedbroker.deadline import Deadline
-from fedbroker.errors import MaskingError, StragglerTimeout
-from fedbroker.log import get_logger
+from fedbroker.errors import MaskingError
 from fedbroker.masking.coordinator import CoordinatorSum
 from fedbroker.masking.offers import Offer
 from fedbroker.masking.request import MaskingRequest
-from fedbroker.masking.steps import Sharing, decode_step, encode_step
+from fedbroker.masking.steps import Refusal, Sharing, decode_step, encode_step
 from fedbroker.masking.survivors import Revealed
 from fedbroker.session.journal import SessionJournal
 from fedbroker.session.masking import MaskedTotal
+from fedbroker.session.masking_failures import Unmasking, refused_step, too_few
 from fedbroker.session.ports import SessionTransport
 from fedbroker.trust.keys import Public
 from fedbroker.wire.blobs import Buffer
@@ -38,10 +38,6 @@ UNMASKING_SECONDS: Final = 60.0
 MIN_UNMASKING_SECONDS: Final = 10.0
 """The same where less of the stage's own time is left: two repetitions of a lost notice."""
 
-Step: TypeAlias = Literal["survivors", "unmask"]
-
-_log = get_logger(__name__)
-
 
 class DropoutRounds:
     """The coordinator's messages of one masked sum, in addition to the work items.
@@ -53,7 +49,7 @@ class DropoutRounds:
         request: the request of the stage.
         keys: the public keys of the cohort's silos.
         needed: number of silos that must take part; at least the sum's threshold.
-        on_invalid: called for each silo whose message was not accepted, with the reason.
+        on_invalid: called for each silo that refuses a step or whose message was not accepted, with the reason.
         journal: record of the silos that share the sum, by which it goes on after we were killed; None for none.
     """
 
@@ -108,10 +104,13 @@ class DropoutRounds:
                     self._add_signature(silo, content)
                 case "shares":
                     self._add_shares(silo, content)
+                case "refused":
+                    raise refused_step(decode_step(content, Refusal))
         except MaskingError as error:
-            _log.warning("mask_reply_invalid", silo=silo, session=self._session_id, step=reply.step, reason=error.what)
-            self._invalid[silo] = error
-            self._on_invalid(silo, error)
+            known = self._invalid.get(silo)
+            if known is None or known.what != error.what:  # a repeated notice is refused again
+                self._invalid[silo] = error
+                self._on_invalid(silo, error)
         self.notify()
 
     def notify(self) -> None:
@@ -185,6 +184,7 @@ class DropoutRounds:
 
         Raises:
             StragglerTimeout: too few silos answered; names the others. Nothing is learnt.
+            SiloError: too few can answer, because others refused or sent what is invalid; names one of these.
             MaskingError: the shares of a silo do not fit; names it.
         """
         deadline = Deadline.after(min(UNMASKING_SECONDS, max(MIN_UNMASKING_SECONDS, left)))
@@ -213,7 +213,7 @@ class DropoutRounds:
 
     async def _ask(
         self,
-        step: Step,
+        step: Unmasking,
         survivors: Sequence[str],
         content: Callable[[], bytes],
         answered: Callable[[], Collection[str]],
@@ -223,14 +223,16 @@ class DropoutRounds:
         """Send survivors a notice until so many of them have answered.
 
         Raises:
-            StragglerTimeout: too few have answered in time, or can; names the others.
+            StragglerTimeout: too few have answered in time; names the others.
+            SiloError: too few can answer.
         """
         pause, again = FIRST_REPEAT, Deadline.after(0)
         while len(answered()) < wanted:
             silent = [silo for silo in survivors if silo not in answered()]
             invalid = self._invalid.keys() & set(silent)
-            if deadline.passed() or len(survivors) - len(invalid) < wanted:
-                raise self._too_few(step, silent, len(answered()), wanted)
+            if len(survivors) - len(invalid) < wanted or deadline.passed():
+                lost = {silo: self._invalid.get(silo) for silo in silent}
+                raise too_few(self._session_id, self._stage, step, lost, len(answered()), len(survivors) - wanted)
             self._changed.clear()  # before notices are sent: answers come while the last of them are
             if again.passed():
                 again, pause = Deadline.after(pause).earlier(deadline), min(2 * pause, LAST_REPEAT)
@@ -241,23 +243,8 @@ class DropoutRounds:
             except TimeoutError:
                 pass
 
-    async def _send(self, step: Step | Literal["sharing"], contents: Mapping[str, bytes]) -> None:
+    async def _send(self, step: Unmasking | Literal["sharing"], contents: Mapping[str, bytes]) -> None:
         async with asyncio.TaskGroup() as sending:
             for silo, content in contents.items():
                 notice = MaskNotice(self._session_id, self._stage, self._incarnations[silo], step)
                 sending.create_task(self._transport.send_notice(silo, notice, [content]))
-
-    def _too_few(self, step: Step, silent: Sequence[str], answered: int, wanted: int) -> StragglerTimeout:
-        what = "signed who takes part" if step == "survivors" else "sent their shares"
-        reasons = [f"silo {silo!r}: {self._invalid[silo].what}" for silo in silent if silo in self._invalid]
-        missing = ", ".join(map(repr, silent)) + (f" ({'; '.join(reasons)})" if reasons else "")
-        error = StragglerTimeout(
-            f"the masks of client stage {self._stage} were not removed: {answered} silos have {what}, {wanted} are "
-            f"needed, and these have not: {missing}",
-            silos=silent,
-            stage=self._stage,
-            session=self._session_id,
-            hint="nothing was learnt of their values; call again, and see why these silos were lost",
-        )
-        error.retryable = True
-        return error

@@ -27,6 +27,7 @@ EventName: TypeAlias = Literal[
     "silo_answered",
     "silo_dropped",
     "late_joiner_added",
+    "masking_failed",
     "masks_removed",
     "stage_finished",
     "stage_failed",
@@ -38,7 +39,7 @@ EventName: TypeAlias = Literal[
 """The names of all events; ``docs/events.md`` describes them."""
 
 WARNINGS: Final[frozenset[EventName]] = frozenset(
-    ("silo_dropped", "silo_rejected", "stage_failed", "message_forged", "invocation_retried")
+    ("silo_dropped", "silo_rejected", "masking_failed", "stage_failed", "message_forged", "invocation_retried")
 )
 """Events that are logged as warnings, because an operator may have to act on them."""
 

@@ -215,7 +215,8 @@ class StageRunner:
         await rounds.send_sharing(lambda: self._state.pending)
 
     def _on_invalid(self, silo: str, error: MaskingError) -> None:
-        """Drop a silo whose message of the masked sum is invalid, if its part in the stage has not ended."""
+        """Drop a silo that fails at a step of the masked sum, if its part in the stage has not ended."""
+        self._session.recorder.emit("masking_failed", silo, why=error.what)
         if silo in self._state.pending:
             request = self._requests[silo]
             self._settle(request, request.failed("refused", error.what, error.hint))

@@ -465,14 +465,15 @@ class MaskReply(msgspec.Struct, frozen=True, tag="mask_reply"):
 
     Attributes:
         step: ``offer`` (keys and shares that it deals), ``signature`` (under the list of survivors), ``shares`` (those
-            that remove masks); see :mod:`fedbroker.masking.steps` for the contents.
+            that remove masks), ``refused`` (it does not answer the coordinator's notice, and why); see
+            :mod:`fedbroker.masking.steps` for the contents.
     """
 
     session_id: Name
     stage: int
     silo: Name
     incarnation: Id
-    step: Literal["offer", "signature", "shares"]
+    step: Literal["offer", "signature", "shares", "refused"]
 
 
 class MaskNotice(msgspec.Struct, frozen=True, tag="mask_notice"):

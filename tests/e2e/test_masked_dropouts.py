@@ -12,6 +12,7 @@ import tensorflow_federated as tff
 from fedbroker_worker.policy.audit import read_audit
 
 import fedbroker
+from fedbroker.errors import SiloError
 from tests.support.gated_source import block_reads, gated_source, read_count, unblock_reads
 from tests.support.local_tff import pack_arguments
 from tests.support.masked_cohort import MASKED, masked_cohort, masked_context
@@ -34,12 +35,12 @@ def summed(columns):
 
 
 @pytest.fixture
-def silos(broker, cohort, tmp_path, monkeypatch):
-    """Run four silos, the last of which holds its data back."""
+def silos(request, broker, cohort, tmp_path, monkeypatch):
+    """Run four silos, the last of which holds its data back; the parameter is their ``min_sum_silos``."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "sources"), prepend=os.pathsep)
     gated = gated_source(tmp_path / "sources")
     sources = {name: {"numbers": gated | {"value": value}} for name, value in VALUES.items()}
-    policy = {**MASKED, "audit_file": "audit.log"}
+    policy = {**MASKED, "audit_file": "audit.log", "min_sum_silos": getattr(request, "param", 3)}
     with masked_cohort(broker, cohort, sources, policy=policy, directory=tmp_path / "silos") as silos:
         block_reads(silos.silos["s03"].directory)
         yield silos
@@ -72,6 +73,22 @@ def test_silo_that_is_killed_before_its_reply_is_not_in_the_sum(silos):
         (line,) = audit(silos, name, "revealed")
         assert line["survivors"] == ["s00", "s01", "s02"]
         assert line["dropped"] in ([], ["s03"])  # none if the stage was shared without it
+
+
+@pytest.mark.parametrize("silos", [4], indirect=True)
+def test_sum_over_too_few_silos_fails_at_once_with_their_reason(silos):
+    settings = {"stragglers": "drop", "quorum": 3, "stage": 90.0, "grace": 2.0, "retries": 0}
+    with masked_context(silos, **settings) as context, ThreadPoolExecutor(1) as pool:
+        total = start(pool, context)
+        assert wait_until(lambda: read_count(silos.silos["s03"].directory) == 1, 60)
+        silos.silos["s03"].kill()
+        error = total.exception(120)
+    assert isinstance(error, SiloError)
+    assert "it refused to sign who takes part: a masked sum over 3 silos with clients" in str(error)
+    assert "lower min_sum_silos" in error.hint
+    assert context.last_session.seconds < 10  # what the time-out of the unmasking takes at least
+    assert [audit(silos, name, "revealed") for name in ("s00", "s01", "s02")] == [[], [], []]
+    assert "over 3 silos with clients" in audit(silos, "s00", "refused")[-1]["why"]
 
 
 def test_silo_that_is_killed_after_its_reply_is_in_the_sum(silos):

@@ -15,13 +15,13 @@ from fedbroker.masking.request import decode_request, encode_request
 from fedbroker.masking.results import add_packed, masked_parts, read_masked, write_masked
 from fedbroker.masking.rings import Ring
 from fedbroker.masking.roster import HEADER, parse_roster
-from fedbroker.masking.steps import Sharing, Signatures, SurvivorNames, decode_step, encode_step
+from fedbroker.masking.steps import Refusal, Sharing, Signatures, SurvivorNames, decode_step, encode_step
 from fedbroker.masking.survivors import Revealed
 from fedbroker.trust.keys import joined
 from tests.fuzz.errors import one_line
 from tests.support.masking import COHORT, Silos, elements, occasion, plain
 
-KINDS = (Offer, Sharing, SurvivorNames, bytes, Signatures, Revealed)
+KINDS = (Offer, Sharing, SurvivorNames, bytes, Signatures, Revealed, Refusal)
 RINGS = (Ring(1), Ring(3), Ring(5), Ring(8), Ring(8, 1000), Ring(8, (1 << 63) + 1))
 NOW = 1.8e9
 
@@ -95,7 +95,7 @@ def _take(kind, found):
         sums.late.add_signature("s00", found)
     elif kind is Signatures:
         copy.copy(sums.signed).reveal({name: sums.signatures.get(name, one) for name, one in found.items()})
-    else:
+    elif kind is Revealed:
         sums.late.add_revealed("s00", found)
         sums.late.result()
 

@@ -15,6 +15,7 @@ from fedbroker_worker.policy.rules import PolicySettings
 
 from fedbroker.masking.offers import Offer
 from fedbroker.masking.request import encode_request
+from fedbroker.masking.steps import Refusal
 from fedbroker.masking.survivors import Revealed
 from fedbroker.trust import Identity
 from fedbroker.wire.messages import Done, Failed, Need
@@ -140,8 +141,7 @@ async def test_signatures_of_an_earlier_stage(masked, silos, function):
         silos[name].notice("survivors", ALL, session="s2")
         await silos[name].step(bytes)
     silos["s0"].notice("unmask", dict(masked.sum.signatures), session="s2")
-    await eventually(lambda: any("has not signed these survivors" in why for why in silos["s0"].refused_for()))
-    assert silos["s0"].transport.steps.empty()
+    assert "has not signed these survivors" in (await silos["s0"].step(Refusal)).reason
     silos["s4"].end("s2")
     await asyncio.gather(*later.work.values(), return_exceptions=True)
 
@@ -195,6 +195,7 @@ async def test_sharing_that_cannot_be_read(run, silos):
     message, _ = await run.work["s0"]
     assert (message.error_type, message.cause) == ("refused", "a message of a masked sum cannot be read")
     assert silos["s0"].refused_for()[-1] == message.cause
+    assert (await silos["s0"].step(Refusal)).reason == message.cause
 
 
 async def test_notices_of_others_change_nothing(masked, silos):
@@ -252,6 +253,7 @@ async def test_refused_notices_do_not_fill_the_audit_log(masked, silos):
         before = len(silo.refused_for())
         silo.notice("survivors", ("s0", f"x{at}"))
         await asyncio.sleep(0)
+        assert "not members of it" in (await silo.step(Refusal)).reason
         if at < exchange.MAX_REFUSED:
             await eventually(lambda before=before: len(silo.refused_for()) > before)
     found = silo.sums.exchanges.find(silos.item("s0", ()), COORDINATOR)
@@ -268,6 +270,8 @@ async def test_shares_do_not_leave_without_their_line(masked, silos, monkeypatch
     silo.notice("unmask", dict(masked.sum.signatures))
     found = silo.sums.exchanges.find(silos.item("s0", ()), COORDINATOR)
     await eventually(lambda: not found._tasks)
+    refusal = await silo.step(Refusal)
+    assert (refusal.step, refusal.reason) == ("unmask", "this silo cannot write its audit log")
     assert silo.transport.steps.empty()
     monkeypatch.undo()
     assert isinstance(await silo.answer("unmask", dict(masked.sum.signatures), Revealed), Revealed)

@@ -13,7 +13,7 @@ import numpy as np
 from fedbroker.errors import MaskingError, Missing
 from fedbroker.masking.request import decode_request
 from fedbroker.masking.results import write_masked
-from fedbroker.masking.steps import Sharing, Signatures, SurvivorNames, decode_step, encode_step
+from fedbroker.masking.steps import Refusal, Sharing, Signatures, SurvivorNames, decode_step, encode_step
 from fedbroker.session.masking import StageMasking
 from fedbroker.session.ports import StageWork
 from fedbroker.session.report import Recorder, SessionReport
@@ -58,6 +58,7 @@ class MaskedLane:
         self.notices = []
         self.handler = None
         self.changed = {}  # silo and step -> bytes in place of its message
+        self.refusals = {}  # silo and step of a notice -> why it refuses it
         self.answering = []
         self.replies = {}  # by silo and stage: silos remember them
         self.slow_notices = 0  # how often the event loop turns until the broker has confirmed a notice
@@ -190,7 +191,9 @@ class MaskedLane:
         revealed = None
         while True:
             notice, content = await self.noticed[item.silo].get()
-            if notice.step == "survivors":
+            if (item.silo, notice.step) in self.refusals:
+                await self.step(item, "refused", Refusal(notice.step, self.refusals[item.silo, notice.step], "a hint"))
+            elif notice.step == "survivors":
                 await self.step(item, "signature", one.sign(decode_step(content, SurvivorNames)))
             elif notice.step == "unmask":
                 revealed = revealed or one.reveal(decode_step(content, Signatures))

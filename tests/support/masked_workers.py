@@ -33,7 +33,7 @@ from fedbroker.masking.request import MaskingRequest, encode_request
 from fedbroker.masking.results import read_masked
 from fedbroker.masking.rings import Ring
 from fedbroker.masking.roster import Roster
-from fedbroker.masking.steps import decode_step, encode_step
+from fedbroker.masking.steps import Refusal, decode_step, encode_step
 from fedbroker.masking.survivors import Revealed
 from fedbroker.masking.work import NO_WORK
 from fedbroker.runtime import Runtime
@@ -55,7 +55,6 @@ from fedbroker.wire.messages import (
     Value,
     WorkItem,
 )
-from tests.support.transports import eventually
 from tests.support.wait import LOADED
 from tests.support.worker import load_settings, new_runtimes
 
@@ -194,6 +193,7 @@ class MaskedSilo:
         async with asyncio.timeout(30 * LOADED):
             message, content = await self.transport.steps.get()
         assert isinstance(message, MaskReply)
+        assert (message.step == "refused") == (kind is Refusal), content
         assert (message.silo, message.incarnation) == (self.name, self.incarnation)
         return decode_step(content, kind)
 
@@ -220,11 +220,10 @@ class MaskedSilo:
         return [str(line["why"]) for line in self.lines if line["outcome"] in ("refused", "failed")]
 
     async def refuses(self, step, content, why: str) -> None:
-        """Send a notice that must be refused, and wait for its line in the audit log."""
-        before = len(self.refused_for())
-        self.notice(step, content)
-        await eventually(lambda: len(self.refused_for()) > before)
-        assert why in self.refused_for()[-1]
+        """Send a notice that must be refused: the coordinator is told why, and the audit log has a line of it."""
+        refusal = await self.answer(step, content, Refusal)
+        assert (refusal.step, why in refusal.reason) == (step, True), refusal
+        assert self.refused_for()[-1] == refusal.reason
         assert self.transport.steps.empty()
 
 

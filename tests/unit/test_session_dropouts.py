@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedbroker.errors import MaskingError, StragglerTimeout
+from fedbroker.errors import MaskingError, SiloError, StragglerTimeout
 from fedbroker.masking.offers import Offer, threshold_of
-from fedbroker.masking.steps import encode_step
+from fedbroker.masking.steps import Refusal, encode_step
 from fedbroker.masking.survivors import Revealed
 from fedbroker.session import dropout_rounds
 from fedbroker.session.ports import LateJoiner
@@ -172,10 +172,11 @@ async def test_silo_whose_offer_is_not_signed_is_dropped_and_named():
 
 
 @pytest.mark.parametrize("content", [b"", b"\xc1", encode_step({"s00": 1}), encode_step(b"1")])
-@pytest.mark.parametrize("step", ["offer", "signature", "shares"])
+@pytest.mark.parametrize("step", ["offer", "signature", "shares", "refused"])
 async def test_message_that_cannot_be_read_is_of_no_effect_on_the_others(step, content):
     lane = MaskedLane(4)
     lane.changed["s01", step] = content
+    lane.refusals = {("s01", "survivors"): "no"} if step == "refused" else {}
     work = lane.work()
     participants = await lane.run(work, policy=DROP)
     assert participants == (lane.names if step != "offer" else ("s00", "s02", "s03"))
@@ -185,9 +186,60 @@ async def test_message_that_cannot_be_read_is_of_no_effect_on_the_others(step, c
 async def test_too_many_invalid_signatures_end_the_stage_at_once():
     lane = MaskedLane(4)
     lane.changed = {(silo, "signature"): encode_step(bytes(64)) for silo in ("s01", "s02")}
-    with pytest.raises(StragglerTimeout, match=r"silo 's01' has not signed these survivors"):
+    with pytest.raises(SiloError, match=r"silo 's01' has not signed these survivors"):
         async with asyncio.timeout(10):
             await lane.run(lane.work(), policy=DROP)
+
+
+@pytest.mark.parametrize(("step", "doing"), [("survivors", "sign who takes part"), ("unmask", "send its shares")])
+async def test_refused_step_ends_the_stage_at_once_if_too_few_are_left(step, doing, monkeypatch):
+    monkeypatch.setattr(dropout_rounds, "UNMASKING_SECONDS", 300.0)
+    lane = MaskedLane(4)
+    lane.refusals = {(silo, step): "a masked sum over 3 silos\x1b[31m" for silo in ("s01", "s03")}
+    session, events = lane.session(policy=DROP), []
+    session.recorder.listeners = [events.append]
+    with pytest.raises(SiloError) as caught:
+        async with asyncio.timeout(10):
+            await session.run_stage(lane.work())
+    await lane.close()
+    error = caught.value
+    assert (error.silo, error.stage, error.session, error.retryable) == ("s01", 0, "s", True)
+    assert f"it refused to {doing}: a masked sum over 3 silos\\x1b[31m" in str(error)
+    assert "2 silos have" in str(error)
+    assert "3 are needed" in str(error)
+    assert error.hint == "a hint"
+    failed = [(event.silo, event.stage) for event in events if event.name == "masking_failed"]
+    assert sorted(failed) == [("s01", 0), ("s03", 0)]
+
+
+@pytest.mark.parametrize("step", ["survivors", "unmask"])
+async def test_refused_step_of_one_silo_changes_nothing_for_the_others(step):
+    lane = MaskedLane(4)
+    lane.refusals = {("s01", step): "no"}
+    work = lane.work()
+    assert await lane.run(work, policy=DROP) == lane.names
+    assert totals(work) == summed(lane.names)
+
+
+async def test_silo_that_refuses_the_list_of_those_that_share_is_dropped_and_named():
+    lane = MaskedLane(4)
+    with_dropouts = lane.with_dropouts
+
+    async def refuse(item, request):
+        if item.silo == "s01":
+            lane.lost = {"s01": "reply"}
+            content = encode_step(Refusal("sharing", "the coordinator names other silos", "a hint"))
+            lane.handler(MaskReply(item.session_id, item.stage, "s01", INCARNATION, "refused"), content)
+        return await with_dropouts(item, request)
+
+    lane.with_dropouts = refuse
+    session = lane.session(policy=DROP)
+    work = lane.work()
+    assert await session.run_stage(work) == ("s00", "s02", "s03")
+    await lane.close()
+    (report,) = [silo for silo in session.recorder.report.stages[0].silos if silo.silo == "s01"]
+    assert report.outcome == "refused"
+    assert report.why == "it refused to share the stage: the coordinator names other silos"
 
 
 async def test_wrong_share_of_one_silo_is_left_out():

@@ -17,7 +17,7 @@ from fedbroker.deadline import Deadline
 from fedbroker.errors import FedbrokerError, MaskingError
 from fedbroker.log import get_logger
 from fedbroker.masking.members import CHANGED
-from fedbroker.masking.steps import Sharing, Signatures, SurvivorNames, decode_step, encode_step
+from fedbroker.masking.steps import MAX_REASON, Refusal, Sharing, Signatures, SurvivorNames, decode_step, encode_step
 from fedbroker.wire.messages import MaskReply
 from fedbroker_worker.masking.recording import refused_step, released_shares
 from fedbroker_worker.policy.audit import why_full
@@ -171,8 +171,9 @@ class Exchange:
                         await self._on_unmask(decode_step(content, Signatures))
             except MaskingError as error:
                 await self._refuse(step, content, error)
-            except OSError as error:
+            except OSError as error:  # the same notice is answered once the log can be written again
                 _log.error("audit_write_failed", reason=why_full(error) or str(error))
+                await self._step("refused", encode_step(Refusal(step, _UNWRITABLE, _SEE_LOG)))
 
     def _on_sharing(self, content: bytes) -> None:
         digest = _digest(content)
@@ -198,7 +199,16 @@ class Exchange:
         self.is_revealed = True
         self._on_revealed()
 
-    async def _refuse(self, step: str, content: bytes, error: MaskingError) -> None:
+    async def _refuse(
+        self, step: Literal["sharing", "survivors", "unmask"], content: bytes, error: MaskingError
+    ) -> None:
+        """Log why a notice is refused, and tell the coordinator, which would otherwise wait until its time-out."""
+        await self._log_refusal(step, content, error)
+        # The text is about the notice and the policy, never about data: see `failure_of`.
+        refusal = Refusal(step, error.what[:MAX_REASON], error.hint[:MAX_REASON])
+        await self._step("refused", encode_step(refusal))
+
+    async def _log_refusal(self, step: str, content: bytes, error: MaskingError) -> None:
         item = self._item
         _log.warning("mask_notice_refused", session=item.session_id, stage=item.stage, step=step, reason=error.what)
         refused = (step, _digest(content))
@@ -219,13 +229,17 @@ class Exchange:
         assert self._audit is not None
         await in_thread(partial(self._audit.append, line), "audit")
 
-    async def _step(self, step: Literal["offer", "signature", "shares"], content: bytes) -> None:
+    async def _step(self, step: Literal["offer", "signature", "shares", "refused"], content: bytes) -> None:
         item = self._item
         reply = MaskReply(item.session_id, item.stage, item.silo, self._incarnation, step)
         try:
             await self._send(item, reply, content, Deadline.after(SEND_SECONDS), self._signed)
         except FedbrokerError as error:
             _log.warning("mask_step_failed", session=item.session_id, stage=item.stage, step=step, reason=str(error))
+
+
+_UNWRITABLE: Final = "this silo cannot write its audit log"
+_SEE_LOG: Final = "see the silo's log"
 
 
 def _digest(content: bytes) -> bytes:
