@@ -23,7 +23,8 @@ MAX_CLIENTS: Final = 100
 MAX_QUEUED: Final = 50
 """Messages that wait for one client, which are five seconds of changes. A slower one is dropped, and may come back."""
 KEEP_ALIVE: Final = 15.0
-"""Seconds without a message after which a comment is sent: proxies close silent connections, often after 30 s."""
+"""Seconds without a message after which a ``ping`` is sent: proxies close silent connections, often after 30 s, and a
+browser finds out that a connection is dead only if it expects to hear something."""
 RETRY: Final = b"retry: 1000\n\n"
 """How long a browser waits before it connects again: a second."""
 
@@ -146,7 +147,7 @@ class _EventStream(Response):
 
 async def _send_all(client: _Client, send: Send) -> None:
     while True:
-        text = b": still here\n\n"
+        text = message("ping", b"0")  # a comment would reach no script
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(KEEP_ALIVE):
                 text = await client.queue.get() or b""

@@ -221,11 +221,11 @@ async def test_each_client_gets_the_state_and_then_every_change_once(served: Ser
         await eventually(lambda: counter.feed.clients == 0)
 
 
-async def test_silent_feeds_send_comments(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silent_feeds_send_pings(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "KEEP_ALIVE", 0.01)
     async with asyncio.timeout(30), feeding(served, Counter()) as port, request(port, "/api/events") as (_, reader):
         await reader.readuntil(b"event: state\ndata: 0\n\n")
-        await reader.readuntil(b": still here\n\n")
+        await reader.readuntil(b"event: ping\ndata: 0\n\n")
 
 
 async def test_a_slow_client_is_dropped_and_others_are_not(served: Served) -> None:

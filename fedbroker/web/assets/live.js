@@ -4,7 +4,7 @@ import { write } from "./base.js";
 
 const RETRY_LEAST = 500; // milliseconds before the next try, doubled up to the most
 const RETRY_MOST = 8000;
-const SILENT = 15000; // milliseconds without a word of the server, which sends one at least every five seconds
+const SILENT = 40000; // milliseconds without a message; the server sends one at least every 15 s
 
 const WORDS = { live: "live", reconnecting: "reconnecting", lost: "broker lost" };
 
