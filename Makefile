@@ -29,7 +29,7 @@ setup: ## install the private .venv and RabbitMQ's server, if they are missing
 	@scripts/setup.sh $(also)
 
 # The tests and checks of config/ need more packages.
-test check coverage compose: also := tests
+test check coverage compose screenshots: also := tests
 
 .PHONY: test
 test: setup ## run all tests, three files at a time, then the timing tests; ARGS="-k name" chooses
@@ -108,6 +108,10 @@ pythons: setup ## install silos on Python 3.11, 3.12 and 3.13; compare cohorts o
 .PHONY: versions
 versions: setup ## run silos of an older commit with today's program, and the reverse; OLD=a commit
 	@$(bin)/python -m tests.mixed versions "$(OLD)"
+
+.PHONY: screenshots
+screenshots: setup ## write screenshots of the board's page, in .cache/screenshots
+	@$(bin)/python -m tests.screenshots
 
 .PHONY: compose
 compose: setup ## run the stack of compose/ with Docker, without and with TLS; ARGS=--no-build takes images made before

@@ -1,0 +1,1 @@
+"""Screenshots of the board's page: ``make screenshots``."""
