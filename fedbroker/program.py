@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import secrets
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -19,18 +20,38 @@ __all__ = ["SiloDataSource", "SiloDataSourceIterator"]
 class SiloDataSource(tff.program.FederatedDataSource):  # type: ignore[misc]  # TFF has no types
     """Each silo's own data source of one name, as a data source of a federated program.
 
+    With ``shuffle``, each selection is a round of its own: a restored program continues with the orders that would have
+    come next.
+
     Args:
         name: of the data source in each silo's settings, ``[data.NAME]``.
         type: the type of one client's data; see :func:`fedbroker.data` for how it is bound.
         batch_size: rows in each element of a sequence; None for single rows.
-        seed: seed of the selections; None for a random one.
+        epochs: number of times that each row comes in the sequence.
+        shuffle: shuffle all rows of a client, each epoch by itself.
+        seed: seed of the selections and of the orders; None for a random one.
+        limit: rows in each epoch; None for all.
+        drop_remainder: leave out a last batch of fewer than ``batch_size`` rows.
 
     Raises:
-        UsageError: the name is empty or ``batch_size`` is not positive.
+        UsageError: the name is empty, or an option is out of range; see :func:`fedbroker.data`.
     """
 
-    def __init__(self, name: str, type: Any, *, batch_size: int | None = None, seed: int | None = None) -> None:  # noqa: ANN401
-        self._handle = data(name, batch_size=batch_size)
+    def __init__(
+        self,
+        name: str,
+        type: Any,  # noqa: ANN401
+        *,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        shuffle: bool = False,
+        seed: int | None = None,
+        limit: int | None = None,
+        drop_remainder: bool = False,
+    ) -> None:
+        self._handle = data(
+            name, batch_size=batch_size, epochs=epochs, shuffle=shuffle, limit=limit, drop_remainder=drop_remainder
+        )
         self._federated_type = tff.FederatedType(tff.types.to_type(type), tff.CLIENTS)
         self._seed = secrets.randbits(63) if seed is None else seed
 
@@ -44,11 +65,17 @@ class SiloDataSource(tff.program.FederatedDataSource):  # type: ignore[misc]  # 
         return SiloDataSourceIterator(self._handle, self._federated_type, self._seed)
 
 
-class _State(msgspec.Struct, frozen=True):
+class _State(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The saved state; what has a default is missing in states of earlier versions."""
+
     name: str
     batch_size: int | None
     seed: int
     selections: int
+    epochs: int = 1
+    shuffle: bool = False
+    limit: int | None = None
+    drop_remainder: bool = False
 
 
 class SiloDataSourceIterator(tff.program.FederatedDataSourceIterator):  # type: ignore[misc]  # TFF has no types
@@ -78,18 +105,32 @@ class SiloDataSourceIterator(tff.program.FederatedDataSourceIterator):  # type: 
         Raises:
             UsageError: ``k`` is not a positive number.
         """
-        if k is None:
-            return self._handle
-        # Not every caller is type-checked.
-        if not isinstance(k, int) or k < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise UsageError(f"{k!r} silos cannot be selected", hint="select at least 1, or None for all")
-        seed = random.Random(f"{self._seed}/{self._selections}").getrandbits(63)
-        self._selections += 1
-        return SiloData(self._handle.name, self._handle.batch_size, Draw(k, seed))
+        draw = None
+        if k is not None:
+            # Not every caller is type-checked.
+            if not isinstance(k, int) or k < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise UsageError(f"{k!r} silos cannot be selected", hint="select at least 1, or None for all")
+            draw = Draw(k, random.Random(f"{self._seed}/{self._selections}").getrandbits(63))
+        handle = replace(self._handle, draw=draw)
+        if handle.shuffle:
+            handle = replace(handle, seed=self._seed, round=self._selections)
+        # Without a draw and without an order, nothing of the state is used.
+        self._selections += draw is not None or handle.shuffle
+        return handle
 
     def to_bytes(self) -> bytes:
         """Serialize the iterator, for a program's state."""
-        state = _State(self._handle.name, self._handle.batch_size, self._seed, self._selections)
+        handle = self._handle
+        state = _State(
+            handle.name,
+            handle.batch_size,
+            self._seed,
+            self._selections,
+            handle.epochs,
+            handle.shuffle,
+            handle.limit,
+            handle.drop_remainder,
+        )
         packed = serialization_utils.pack_str(msgspec.json.encode(state).decode())
         return bytes(packed + serialization_utils.pack_type_spec(self._federated_type))
 
@@ -99,7 +140,15 @@ class SiloDataSourceIterator(tff.program.FederatedDataSourceIterator):  # type: 
         text, size = serialization_utils.unpack_str_from(buffer)
         type_, _ = serialization_utils.unpack_type_spec_from(buffer, offset=size)
         state = msgspec.json.decode(text, type=_State)
-        return cls(SiloData(state.name, state.batch_size), type_, state.seed, state.selections)
+        handle = SiloData(
+            state.name,
+            state.batch_size,
+            epochs=state.epochs,
+            shuffle=state.shuffle,
+            limit=state.limit,
+            drop_remainder=state.drop_remainder,
+        )
+        return cls(handle, type_, state.seed, state.selections)
 
     def __deepcopy__(self, memo: object) -> SiloDataSourceIterator:
         # Its parts are immutable, and TFF's struct types cannot be copied. ``train_model`` copies iterators each round.

@@ -13,7 +13,7 @@ from fedbroker.deadletters.bundle import WorkBundle
 from fedbroker.deadletters.record import DeadLetter
 from fedbroker.narrowing import is_dict, is_list
 from fedbroker.text import bytes_text, printable, seconds_text
-from fedbroker.wire.messages import Call, Compute, Data, Drop, Op, Select, Struct, Value
+from fedbroker.wire.messages import Call, Compute, Data, Drop, Op, Seeds, Select, Struct, Value
 
 __all__ = ["as_json", "listing", "print_letter", "print_letters", "work_as_json"]
 
@@ -105,6 +105,8 @@ def _op_text(op: Op) -> str:
         case Data(ref, name, columns, scalar):
             read = ", ".join(f"{column}: {dtype}" for column, dtype in columns)
             return f"%{ref} = data {name}({read}){' one row' if scalar else ''}"
+        case Seeds(ref, order):
+            return f"%{ref} = seeds {order}"
         case Struct(ref, elements):
             inner = ", ".join(f"{name}=%{one}" if name else f"%{one}" for name, one in elements)
             return f"%{ref} = struct <{inner}>"

@@ -15,6 +15,7 @@ import fedbroker
 from fedbroker import tracing
 from fedbroker.context.invocation import Attempt, invoke
 from fedbroker.context.loop import runtime_starts
+from fedbroker.context.orders import InvocationOrders, RoundCounter
 from fedbroker.context.progress import Progress
 from fedbroker.context.run import origin_of
 from fedbroker.context.selection import Requirements, choose, pool_of
@@ -67,6 +68,7 @@ class Coordinator:
         self._plans: LruMap[int, tuple[tff.Computation, Plan]] = LruMap(MAX_PLANS)  # by the computation's id
         self._planning: dict[int, asyncio.Task[Plan]] = {}
         self._specialized: LruMap[tff.Computation, tff.Computation] = LruMap(MAX_PLANS)
+        self._rounds = RoundCounter()
         self._lock = asyncio.Lock()
         self._opening = asyncio.Lock()  # a separate lock: computations without silos do not wait for the broker
         self._cohort: CoordinatorCohort | None = None
@@ -95,9 +97,10 @@ class Coordinator:
                 span.set(computation=plan.name, stages=stages)
                 if self._progress is not None and stages:
                     watch = self._progress.watch(plan.name, stages, began)
+                orders = InvocationOrders(self._rounds, plan, argument)
                 join = Deadline.after(self.settings.timeouts.join)  # for all attempts: a retry gets no further time
                 result = await with_retries(
-                    lambda deadline: invoke(plan, argument, self, Attempt(deadline, join, watch, origin)),
+                    lambda deadline: invoke(plan, argument, self, Attempt(deadline, join, watch, orders, origin)),
                     retries=self.settings.options.retries,
                     seconds=self.settings.timeouts.total,
                     on_retry=self._on_retry,

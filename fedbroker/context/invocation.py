@@ -11,12 +11,13 @@ from typing import Protocol
 
 from fedbroker import tracing
 from fedbroker.context.masking import PlanMasking
+from fedbroker.context.orders import InvocationOrders
 from fedbroker.context.progress import Watch
 from fedbroker.context.selection import Requirements, requirements_of
 from fedbroker.context.server_stages import ServerSide
 from fedbroker.context.settings import Settings
 from fedbroker.context.values.arguments import Argument, ClientValues, SharedValue, client_count, read_arguments
-from fedbroker.context.values.binding import bind_type, check_source, combined_error
+from fedbroker.context.values.binding import Binding, bind_type, check_source, combined_error
 from fedbroker.context.values.codec import assemble, serialize
 from fedbroker.context.values.data import SiloData
 from fedbroker.context.values.masking import read_totals
@@ -38,8 +39,9 @@ from fedbroker.session.stage_state import Policy
 from fedbroker.text import seconds_text
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.codec import Buffer
+from fedbroker.wire.messages import SHUFFLE
 
-__all__ = ["Attempt", "Host", "SessionLike", "invoke"]
+__all__ = ["Attempt", "Host", "SessionLike", "invoke", "silo_columns"]
 
 _log = get_logger(__name__)
 
@@ -84,12 +86,14 @@ class Attempt:
         deadline: deadline of the whole invocation.
         join: deadline for reaching a broker that does not listen yet, the same for all attempts.
         watch: display of the invocation; None without one.
+        orders: orders of the rows that silos shuffle, the same for all attempts.
         origin: the computation, and the program's run and round.
     """
 
     deadline: Deadline
     join: Deadline
     watch: Watch | None
+    orders: InvocationOrders
     origin: Origin = field(default_factory=Origin)
 
 
@@ -141,13 +145,15 @@ async def invoke(plan: Plan, argument: object, host: Host, attempt: Attempt) -> 
     members: Sequence[Member] = ()
     if session is not None:
         members = session.membership
+        if session.journal is not None:
+            attempt.orders.restore(session.journal.orders)
     elif plan.client_stages:
         members = await host.gather(requirements_of(arguments.values()), attempt)
     if any(stage.masked for stage in plan.client_stages):  # before any silo computes
         keys = host.settings.trusted
         mask_members(members, host.settings.cohort, {} if keys is None else keys.others)
     at_silos = any(isinstance(argument, SiloData) for argument in arguments.values())
-    bound = await asyncio.to_thread(_bind, plan, arguments, members) if at_silos else {}
+    bound = await asyncio.to_thread(_bind, plan, arguments, members, attempt.orders) if at_silos else {}
     client_ranges = _client_ranges(arguments, bound, members, options.default_num_clients)
     shared = {name: argument.value for name, argument in arguments.items() if isinstance(argument, SharedValue)}
     server = ServerSide(host.executor, shared)
@@ -156,8 +162,10 @@ async def invoke(plan: Plan, argument: object, host: Host, attempt: Attempt) -> 
         if not plan.client_stages:
             await run.stages(None)
         else:
-            clients = {silo: len(clients) for silo, clients in client_ranges.items()}
-            await _run_session(run, session or await host.start_session(members, clients, fingerprint, attempt))
+            if session is None:
+                clients = {silo: len(clients) for silo, clients in client_ranges.items()}
+                session = await host.start_session(members, clients, fingerprint, attempt)
+            await _run_session(run, session, attempt.orders)
         values = await run.result()
     except BaseException:
         await asyncio.shield(server.close())
@@ -166,10 +174,12 @@ async def invoke(plan: Plan, argument: object, host: Host, attempt: Attempt) -> 
     return result
 
 
-async def _run_session(run: _Run, session: SessionLike) -> None:
+async def _run_session(run: _Run, session: SessionLike, orders: InvocationOrders) -> None:
     if run.plan.exposed:
         _log.warning("secure_sums_in_plaintext", session=session.session_id, intrinsics=run.plan.exposed)
     try:
+        if session.journal is not None and orders.recorded:
+            await session.journal.record_orders(orders.recorded)
         await run.stages(session)
     except BaseException as error:
         await asyncio.shield(session.close(error))
@@ -308,10 +318,7 @@ class _Run:
         """
         bound, clients = self.ops.bound, len(self.ops.client_ranges[straggler])
         try:
-            columns = {
-                name: check_source(data.binding, data.handle, newcomer.name, newcomer.sources)
-                for name, data in bound.items()
-            }
+            columns = {name: silo_columns(data.binding, data.handle, newcomer) for name, data in bound.items()}
             own_clients = _clients_in_data(bound, [newcomer])[newcomer.name] if bound else clients
         except (DataError, UsageError):
             return None
@@ -337,7 +344,9 @@ def _fingerprint(plan: Plan, arguments: Mapping[str, Argument]) -> str:
     return digest_of("".join(digest_of(part) for part in parts).encode())
 
 
-def _bind(plan: Plan, arguments: Mapping[str, Argument], members: Sequence[Member]) -> dict[str, BoundData]:
+def _bind(
+    plan: Plan, arguments: Mapping[str, Argument], members: Sequence[Member], orders: InvocationOrders
+) -> dict[str, BoundData]:
     """Bind every data handle, and check it for every member before any work is sent.
 
     Raises:
@@ -352,13 +361,32 @@ def _bind(plan: Plan, arguments: Mapping[str, Argument], members: Sequence[Membe
             columns: dict[str, tuple[tuple[str, str], ...]] = {}
             for member in members:
                 try:
-                    columns[member.name] = check_source(binding, handle, member.name, member.sources)
+                    columns[member.name] = silo_columns(binding, handle, member)
                 except DataError as error:
                     errors += [error, *error.others]
-            bound[slot.name] = BoundData(handle, binding, columns)
+            bound[slot.name] = BoundData(handle, binding, columns, orders.of(handle))
     if errors:
         raise combined_error(errors)
     return bound
+
+
+def silo_columns(binding: Binding, handle: SiloData, member: Member) -> tuple[tuple[str, str], ...]:
+    """Return name and dtype of the columns that a member is to read.
+
+    Raises:
+        DataError: its source does not fit, or it cannot shuffle rows.
+    """
+    columns = check_source(binding, handle, member.name, member.sources)
+    if handle.shuffle and SHUFFLE not in member.capabilities:
+        version = f" (version {member.version})" if member.version else ""
+        raise DataError(
+            member.name,
+            handle.name,
+            expected="a silo that can shuffle rows",
+            found=f"one of an earlier version{version}",
+            hint="update the silo, or leave out shuffle",
+        )
+    return columns
 
 
 def _client_ranges(

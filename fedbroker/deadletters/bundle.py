@@ -11,7 +11,7 @@ from fedbroker.trust.envelope import unverified_body
 from fedbroker.wire.blobs import Buffer, digest_of
 from fedbroker.wire.codec import decode
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
-from fedbroker.wire.messages import Call, Data, Digest, Select, Struct, Value, WorkItem
+from fedbroker.wire.messages import Call, Data, Digest, Seeds, Select, Struct, Value, WorkItem
 
 __all__ = ["WorkBundle", "save_blobs"]
 
@@ -59,7 +59,7 @@ class WorkBundle:
         earlier: dict[int, None] = {}
         for op in self.item.ops:
             earlier |= dict.fromkeys(ref for ref in op.uses if ref not in created)
-            if isinstance(op, Value | Data | Struct | Select | Call):
+            if isinstance(op, Value | Data | Seeds | Struct | Select | Call):
                 created.add(op.ref)
         return tuple(earlier)
 

@@ -75,6 +75,7 @@ class SessionJournal:
         self._masking: dict[int, bytes] = {}
         self._offers: dict[int, bytes] = {}
         self._totals: dict[int, bytes] = {}
+        self._orders: Mapping[str, str] = {}
 
     def answer(self, stage: int, silo: str) -> Sequence[Buffer] | None:
         """Return a silo's outputs of a stage, recorded before we were killed; None if it had not answered."""
@@ -99,6 +100,17 @@ class SessionJournal:
     def total(self, stage: int) -> bytes | None:
         """Return a masked sum without its masks; None if they were not removed."""
         return self._totals.get(stage)
+
+    @property
+    def orders(self) -> Mapping[str, str]:
+        """The orders of rows, by the data handle's text: masked sums need the same work from all silos."""
+        return self._orders
+
+    async def record_orders(self, orders: Mapping[str, str]) -> None:
+        """Record the orders of rows, once."""
+        if orders != self._orders:
+            self._orders = dict(orders)
+            await self._append(["orders", self._orders])
 
     async def record_masking(self, stage: int, request: bytes) -> None:
         """Record the masking request that is about to be sent in a stage."""
@@ -147,6 +159,7 @@ class SessionJournal:
                 msgspec.to_builtins(member.sources),
                 member.mask_key,
                 member.mask_signature,
+                member.capabilities,
             ]
             for member in self.members
         ]
@@ -167,6 +180,8 @@ class SessionJournal:
                 self._offers[stage] = offers
             case ["total", stage, total]:
                 self._totals[stage] = total
+            case ["orders", orders]:
+                self._orders = orders
             case _:
                 pass
 
@@ -304,10 +319,23 @@ def _remove(path: Path) -> None:
             raise _journal_error(path.parent, error) from None
 
 
-def _member(name: str, incarnation: str, sources: object, mask_key: str = "", mask_signature: str = "") -> Member:
-    """Return a member of a record; one that an earlier version has written has no mask key."""
-    known = msgspec.convert(sources, dict[str, Source])
-    return Member(name, incarnation, known, mask_key=mask_key, mask_signature=mask_signature)
+def _member(
+    name: str,
+    incarnation: str,
+    sources: object,
+    mask_key: str = "",
+    mask_signature: str = "",
+    capabilities: Sequence[str] = (),
+) -> Member:
+    """Return a member of a record; an earlier version has written no mask key or no capabilities."""
+    return Member(
+        name,
+        incarnation,
+        msgspec.convert(sources, dict[str, Source]),
+        capabilities=tuple(capabilities),
+        mask_key=mask_key,
+        mask_signature=mask_signature,
+    )
 
 
 def _journal_error(directory: Path, error: OSError) -> JournalError:

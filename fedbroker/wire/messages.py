@@ -21,6 +21,7 @@ from fedbroker.errors import ConfigError
 __all__ = [
     "MAX_COMPUTATION_NAME",
     "NAME",
+    "SHUFFLE",
     "Accepted",
     "Announce",
     "Call",
@@ -40,7 +41,9 @@ __all__ = [
     "Message",
     "Need",
     "Op",
+    "OptionalDigest",
     "Rejected",
+    "Seeds",
     "Select",
     "Source",
     "Struct",
@@ -144,6 +147,22 @@ class Data(msgspec.Struct, frozen=True, array_like=True, tag="data"):
     uses: ClassVar[tuple[Ref, ...]] = ()
 
 
+class Seeds(msgspec.Struct, frozen=True, array_like=True, tag="seeds"):
+    """Create ``ref``, clients-placed, as a seed of two ``int64`` for each client, by which a binder shuffles its rows.
+
+    The value is ``<int64[2]>@CLIENTS``. The silo derives it from ``order``, its own name, the client's number and its
+    secret key, if it has one (:mod:`fedbroker_worker.sources.seeds`). So silos are asked for the same work, as masked
+    sums require, and shuffle differently.
+
+    Attributes:
+        order: 32 hexadecimal digits, which differ in each round.
+    """
+
+    ref: Ref
+    order: Digest
+    uses: ClassVar[tuple[Ref, ...]] = ()
+
+
 class Struct(msgspec.Struct, frozen=True, array_like=True, tag="struct"):
     """Create ``ref`` as a struct of others; an element without a name has an empty one."""
 
@@ -204,7 +223,10 @@ class Drop(msgspec.Struct, frozen=True, array_like=True, tag="drop"):
         return self.refs
 
 
-Op: TypeAlias = Value | Data | Struct | Select | Call | Compute | Drop
+SHUFFLE: Final = "shuffle/1"
+"""The capability of a silo that knows :class:`Seeds`."""
+
+Op: TypeAlias = Value | Data | Seeds | Struct | Select | Call | Compute | Drop
 """Each operation has ``uses``: the values that must exist before it runs."""
 
 

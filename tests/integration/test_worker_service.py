@@ -378,7 +378,7 @@ async def test_reply_has_the_time_spent_waiting_for_blobs(both):
 async def test_announcement_describes_the_silo(both):
     _, client = both
     said = client.coordinator.announces[-1]
-    assert said.capabilities == ("replay/1",)
+    assert said.capabilities == ("replay/1", "shuffle/1")
     assert said.in_flight == 0
 
 

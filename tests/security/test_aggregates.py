@@ -23,7 +23,7 @@ from fedbroker.plan import make_plan
 from fedbroker.plan.model import ClientStage
 from fedbroker.runtime.protos import computation_pb2, executor_pb2
 from fedbroker.wire.blobs import digest_of
-from fedbroker.wire.messages import Call, Compute, Data, Done, Drop, Failed, Select, Struct, Value
+from fedbroker.wire.messages import Call, Compute, Data, Done, Drop, Failed, Seeds, Select, Struct, Value
 from tests.support.worker import load_settings, running_silo
 
 pytestmark = [pytest.mark.broker, pytest.mark.runtime, pytest.mark.timeout(600)]
@@ -501,3 +501,27 @@ async def test_the_coordinators_values_and_recognised_totals_leave(silo):
     blob = given(3.0)
     program = [*asked(SUM)[:-1], Value(6, digest_of(blob)), Struct(7, (("", 4), ("", 6))), Compute(7)]
     assert sorted(total_of(await done(silo, program, [SUM, blob]))) == [3.0, 10035.0]
+
+
+async def test_sums_over_shuffled_rows_leave_and_the_seeds_do_not(silo):
+    """A binder takes the seeds together with the columns; they are data of single clients."""
+    seeds = tff.FederatedType(tff.StructType([(None, tff.TensorType(np.int64, [2]))]), tff.CLIENTS)
+    parity = function(lambda columns, seed: columns[0][0] + 0 * tf.cast(seed[0][0] % 2, F), ROWS.member, seeds.member)
+
+    @tff.federated_computation(ROWS, seeds)
+    def total(columns, seed):
+        return tff.federated_sum(tff.federated_map(parity, (columns, seed)))
+
+    computation = stage(total)
+    program = [
+        Data(1, "rows", (("x", "float32"),)),
+        Seeds(2, "0" * 32),
+        Struct(3, (("", 1), ("", 2))),
+        Value(4, digest_of(computation)),
+        Call(5, 4, 3),
+        Compute(5),
+    ]
+    assert total_of(await done(silo, program, [computation])) == [10035.0]
+    reply = await silo.send(silo.item([Seeds(1, "0" * 32), Compute(1)], clients=CLIENTS))
+    assert isinstance(reply, Failed)
+    assert reply.rule == "client_results"

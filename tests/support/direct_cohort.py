@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from fedbroker.context.invocation import Attempt, invoke
+from fedbroker.context.orders import InvocationOrders, RoundCounter
 from fedbroker.context.settings import Settings, Timeouts
 from fedbroker.deadline import Deadline
 from fedbroker.plan import make_plan
@@ -97,7 +98,8 @@ class DirectCohort:
         forever = Deadline.never()
         plan = make_plan(comp, secure_sum=secure_sum)
         async with asyncio.timeout(RUN_SECONDS):
-            return await invoke(plan, argument, self, Attempt(forever, forever, None))
+            orders = InvocationOrders(RoundCounter(), plan, argument)
+            return await invoke(plan, argument, self, Attempt(forever, forever, None, orders))
 
     async def executor(self, clients):
         return await self.runtime.executor(clients)

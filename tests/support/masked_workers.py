@@ -21,6 +21,7 @@ from fedbroker_worker.policy.audit import AuditLog, read_audit
 from fedbroker_worker.policy.guard import Guard
 from fedbroker_worker.policy.rules import PolicySettings
 from fedbroker_worker.sources.catalog import Catalog
+from fedbroker_worker.sources.seeds import SiloSeeds
 from fedbroker_worker.work.sessions import Sessions
 from fedbroker_worker.work.tasks import ReplyCache, WorkTasks
 from fedbroker_worker.work.worker import Worker
@@ -153,6 +154,7 @@ class MaskedSilo:
             self.incarnation,
             self.transport.blobs,
             self.catalog,
+            SiloSeeds(self.name, None),
             self.sessions,
             Guard(self.policy),
             audit=AuditLog(self.log),

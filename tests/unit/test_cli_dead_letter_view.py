@@ -11,7 +11,7 @@ from fedbroker.deadletters.record import DeadLetter, choose
 from fedbroker.errors import CohortError, WireError
 from fedbroker.text import bytes_text, printable
 from fedbroker.wire import digest_of, encode
-from fedbroker.wire.messages import Call, Compute, Data, Drop, EndSession, Select, Struct, Value, WorkItem
+from fedbroker.wire.messages import Call, Compute, Data, Drop, EndSession, Seeds, Select, Struct, Value, WorkItem
 
 PROGRAM = (
     Data(1, "flights", (("dep_delay", "float32"), ("#1", "int32"))),
@@ -23,6 +23,7 @@ PROGRAM = (
     Compute(6),
     Compute(8),
     Drop((1, 9)),
+    Seeds(10, "e" * 32),
 )
 
 
@@ -41,6 +42,7 @@ def test_ops_of_a_letter_are_listed():
         "compute %6  -> output 0",
         "compute %8  -> output 1",
         "drop %1, %9",
+        "%10 = seeds " + "e" * 32,
     ]
 
 

@@ -40,6 +40,22 @@ def test_fixed_batches_need_the_same_batch_size():
         columns(tff.SequenceType(fixed), batch_size=16)
 
 
+def test_options_of_sequences_are_refused_for_other_types():
+    with pytest.raises(UsageError, match="is no sequence, which epochs and shuffle need; declare a sequence"):
+        columns(BATCH, epochs=2, shuffle=True, seed=1)
+    with pytest.raises(UsageError, match="is no sequence, which limit needs"):
+        columns(tff.TensorType(np.float32, OPEN), limit=5)
+
+
+def test_binder_is_the_same_in_each_round_and_for_each_draw():
+    options = {"batch_size": 32, "epochs": 2, "shuffle": True}
+    one, two = (data("flights", **options, seed=seed, round=seed) for seed in (1, 2))
+    type_ = tff.SequenceType(BATCH)
+    assert bind_type(one, type_) is bind_type(two, type_)
+    assert bind_type(one, type_).shuffles
+    assert not bind_type(data("flights", batch_size=32, epochs=2), type_).shuffles
+
+
 def test_arrays_scalars_and_nested_names_bind():
     assert columns(BATCH) == (("x", "float32"), ("y", "int32"))
     nested = collections.OrderedDict(a=collections.OrderedDict(b=np.float32))

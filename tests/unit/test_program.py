@@ -59,6 +59,29 @@ def test_restored_iterator_continues_its_draws():
     assert restored != source(seed=3).iterator()
 
 
+def test_each_selection_shuffles_as_a_round_of_its_own():
+    iterator = source(seed=4, shuffle=True, epochs=2, limit=10, drop_remainder=True).iterator()
+    handles = [iterator.select(), iterator.select(2), iterator.select()]
+    assert [(handle.seed, handle.round) for handle in handles] == [(4, 0), (4, 1), (4, 2)]
+    assert {(handle.epochs, handle.limit, handle.drop_remainder) for handle in handles} == {(2, 10, True)}
+    restored = SiloDataSourceIterator.from_bytes(iterator.to_bytes())
+    assert restored == copy.deepcopy(iterator) == iterator
+    assert restored.select() == iterator.select()
+
+
+def test_state_of_an_earlier_version_is_restored():
+    iterator = source(seed=3).iterator()
+    iterator.select(2)
+    state = iterator.to_bytes()
+    assert b'{"name":"delays","batch_size":32,"seed":3,"selections":1}' in state
+    assert SiloDataSourceIterator.from_bytes(state).select(2) == iterator.select(2)
+
+
+def test_options_of_a_source_are_checked():
+    with pytest.raises(UsageError, match="epochs is 0"):
+        source(epochs=0)
+
+
 @pytest.mark.parametrize("k", [0, -1, 1.5, "2"])
 def test_invalid_number_is_refused(k):
     with pytest.raises(UsageError, match="silos cannot be selected"):

@@ -53,8 +53,22 @@ async def test_all_records_are_read_back(written, again):
     assert not written.exists()
 
 
-async def test_mask_keys_of_members_are_read_back(tmp_path):
-    members = (Member("ewr", "1", mask_key="ab" * 32, mask_signature="cd" * 64), Member("jfk", "2"))
+async def test_orders_of_rows_are_read_back(tmp_path):
+    journal = Journal(tmp_path)
+    one = journal.begin("print", "s1", MEMBERS, CLIENTS)
+    assert one.orders == {}
+    await one.record_orders({"SiloData(name='rows', shuffle=True)": "a" * 32})
+    journal.close()
+    again = Journal(tmp_path)
+    assert again.take("print").orders == {"SiloData(name='rows', shuffle=True)": "a" * 32}
+    again.close()
+
+
+async def test_mask_keys_and_capabilities_of_members_are_read_back(tmp_path):
+    members = (
+        Member("ewr", "1", mask_key="ab" * 32, mask_signature="cd" * 64),
+        Member("jfk", "2", capabilities=("replay/1", "shuffle/1")),
+    )
     journal = Journal(tmp_path)
     journal.begin("print", "s1", members, CLIENTS)
     journal.close()
@@ -63,7 +77,7 @@ async def test_mask_keys_of_members_are_read_back(tmp_path):
     again.close()
 
 
-async def test_members_of_an_earlier_version_have_no_mask_keys(tmp_path):
+async def test_members_of_an_earlier_version_have_no_mask_keys_and_no_capabilities(tmp_path):
     record = ["session", "s1", "print", [["ewr", "1", {}], ["jfk", "2", {}]], CLIENTS]
     (tmp_path / "s1.session").write_bytes(msgpack.packb(record))
     journal = Journal(tmp_path)

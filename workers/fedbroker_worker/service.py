@@ -17,7 +17,7 @@ from fedbroker.runtime.runtimes import Runtimes
 from fedbroker.text import count_text
 from fedbroker.transport import SiloTransport, refusal_delays, until_free
 from fedbroker.trust.replays import Accepted as AcceptedMessage
-from fedbroker.wire.messages import Announce
+from fedbroker.wire.messages import SHUFFLE, Announce
 from fedbroker_worker import worker_version
 from fedbroker_worker.errors import SettingsError
 from fedbroker_worker.masking.exchanges import Exchanges
@@ -28,6 +28,7 @@ from fedbroker_worker.policy.audit import AuditLog
 from fedbroker_worker.policy.guard import Guard
 from fedbroker_worker.roster import roster_file
 from fedbroker_worker.sources.catalog import Catalog
+from fedbroker_worker.sources.seeds import SiloSeeds
 from fedbroker_worker.threads import in_thread
 from fedbroker_worker.work.sessions import Sessions
 from fedbroker_worker.work.tasks import ReplyCache, WorkTasks
@@ -86,8 +87,8 @@ UNMASK_SECONDS: Final = 20.0
 A coordinator asks within seconds of a stage's last reply; one that has dropped this silo never does.
 """
 
-CAPABILITIES: Final = ("replay/1",)
-"""The silo's announced capabilities: work items as lists of operations, first version."""
+CAPABILITIES: Final = ("replay/1", SHUFFLE)
+"""The silo's announced capabilities: work items as lists of operations, first version, and shuffled rows."""
 
 
 class SiloService:
@@ -154,6 +155,7 @@ class SiloService:
             self._incarnation,
             self._transport.blobs,
             self._catalog,
+            SiloSeeds(silo.name, settings.keys),
             self._sessions,
             Guard(settings.policy),
             limits=limits,

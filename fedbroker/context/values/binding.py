@@ -1,43 +1,25 @@
 """Binds a silo's columns to the value that a computation takes.
 
-The columns arrive in the silo's runtime as a struct of arrays. A small TensorFlow computation, the *binder*, makes the
-expected value of them there.
+The columns arrive in the silo's runtime as a struct of arrays. The *binder* makes the expected value of them there: see
+:mod:`fedbroker.context.values.binder`.
 """
 
 from __future__ import annotations
 
-import collections
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-import tensorflow as tf
 import tensorflow_federated as tff
-from tensorflow_federated.python.core.backends.native import compiler as native
 
+from fedbroker.context.values.binder import Leaf, make_binder
 from fedbroker.context.values.data import SiloData
 from fedbroker.errors import DataError, UsageError
-from fedbroker.plan.model import serialize_computation
 from fedbroker.text import printable
 from fedbroker.wire.messages import Column, Source
 
 __all__ = ["Binding", "bind_type", "check_source", "combined_error"]
-
-
-@dataclass(frozen=True, slots=True)
-class Leaf:
-    """One tensor of the expected value.
-
-    Attributes:
-        column: name of its column, or ``#`` and the position.
-        dtype: NumPy name of the dtype that the silo converts to (``str`` for text).
-        row: shape of one row.
-    """
-
-    column: str
-    dtype: str
-    row: tuple[int | None, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,27 +31,36 @@ class Binding:
         leaves: one leaf for each column, in the order of the binder's parameter.
         scalar: True if each column has one row, passed without its first dimension.
         rows: number of rows that a source must have, or None for any number.
-        binder: a TFF computation ``{<c0,c1,…>}@CLIENTS -> {expected}@CLIENTS``, as a serialized executor value.
+        shuffles: True if the binder takes each client's seed, too.
+        binder: a TFF computation ``{<c0,c1,…>}@CLIENTS -> {expected}@CLIENTS``, as a serialized executor value; with a
+            second parameter, ``{<int64[2]>}@CLIENTS``, if it shuffles.
     """
 
     expected: tff.Type
     leaves: tuple[Leaf, ...]
     scalar: bool
     rows: int | None
+    shuffles: bool
     binder: bytes
 
 
-@functools.lru_cache(maxsize=256)
 def bind_type(handle: SiloData, expected: tff.Type) -> Binding:
-    """Return the binding of ``handle`` to a parameter ``{expected}@CLIENTS``.
+    """Return the binding of ``handle`` to a parameter ``{expected}@CLIENTS``; the same object in each round.
 
     Raises:
-        UsageError: no source can fit that type, or ``batch_size`` does not fit it.
+        UsageError: no source can fit that type, or the handle's options do not fit it.
     """
+    return _bind_type(replace(handle, draw=None, seed=None, round=None), expected)
+
+
+@functools.lru_cache(maxsize=256)
+def _bind_type(handle: SiloData, expected: tff.Type) -> Binding:
     sequence = isinstance(expected, tff.SequenceType)
     tensors = list(_tensors(expected.element if sequence else expected))
     if not tensors:
         raise UsageError(f"{expected} holds no tensor to bind data to", hint="declare at least one column")
+    if not sequence:
+        _check_array(handle, expected)
     batch = _batch(handle, tensors, expected) if sequence else None
     scalar = not sequence and all(not type_.shape for _, type_ in tensors)
     stacked = batch is not None or not (sequence or scalar)
@@ -85,9 +76,8 @@ def bind_type(handle: SiloData, expected: tff.Type) -> Binding:
     rows: set[int] = {type_.shape[0] for _, type_ in tensors} - {None} if stacked and not sequence else set[int]()
     if len(rows) > 1:
         raise UsageError(f"{expected} asks for columns of different lengths", hint="they come from the same rows")
-    return Binding(
-        expected, leaves, scalar, 1 if scalar else next(iter(rows), None), _binder(expected, leaves, scalar, batch)
-    )
+    binder = make_binder(expected, leaves, handle, batch, scalar=scalar)
+    return Binding(expected, leaves, scalar, 1 if scalar else next(iter(rows), None), handle.shuffle, binder)
 
 
 def check_source(
@@ -240,7 +230,7 @@ def _batch(
             )
         return None
     if first == {None}:
-        return handle.batch_size, False
+        return handle.batch_size, handle.drop_remainder
     if first == {handle.batch_size}:
         return handle.batch_size, True
     raise UsageError(
@@ -249,44 +239,12 @@ def _batch(
     )
 
 
-def _binder(expected: tff.Type, leaves: Sequence[Leaf], scalar: bool, batch: tuple[int, bool] | None) -> bytes:
-    rows: tuple[None, ...] = () if scalar else (None,)
-    columns = tff.StructType([tff.TensorType(_numpy_type(leaf.dtype), (*rows, *leaf.row)) for leaf in leaves])
-    sequence = isinstance(expected, tff.SequenceType)
-
-    @tff.tensorflow.computation(columns)  # type: ignore[untyped-decorator]  # TFF has no types
-    def build(arrays: Sequence[tf.Tensor]) -> object:
-        columns_ = iter(list(arrays))
-        if not sequence:
-            # A first dimension of fixed length is checked at run time: the number of rows is only known then.
-            return _pack(expected, columns_, lambda array, type_: tf.ensure_shape(array, type_.shape))
-        dataset = tf.data.Dataset.from_tensor_slices(_pack(expected.element, columns_, lambda array, _: array))
-        return dataset if batch is None else dataset.batch(batch[0], drop_remainder=batch[1])
-
-    if not expected.is_assignable_from(build.type_signature.result):
-        raise UsageError(f"data cannot be bound to {expected}", hint=f"it would be {build.type_signature.result}")
-
-    @tff.federated_computation(  # type: ignore[untyped-decorator]  # TFF has no types
-        tff.FederatedType(columns, tff.CLIENTS)
-    )
-    def bind(value: object) -> object:
-        return tff.federated_map(build, value)
-
-    compiled = native.desugar_and_transform_to_native(bind)
-    return serialize_computation(tff.framework.ConcreteComputation.get_proto(compiled))
-
-
-def _numpy_type(dtype: str) -> type[np.generic]:
-    return np.str_ if dtype == "str" else np.dtype(dtype).type
-
-
-def _pack(
-    type_: tff.Type, arrays: Iterator[tf.Tensor], checked: Callable[[tf.Tensor, tff.TensorType], tf.Tensor]
-) -> object:
-    """Arrange the arrays in the structure of ``type_``, each passed through ``checked``."""
-    if isinstance(type_, tff.TensorType):
-        return checked(next(arrays), type_)
-    elements = [(name, _pack(element, arrays, checked)) for name, element in tff.structure.iter_elements(type_)]
-    if all(name is None for name, _ in elements):
-        return tuple(value for _, value in elements)
-    return collections.OrderedDict(elements)
+def _check_array(handle: SiloData, expected: tff.Type) -> None:
+    """Refuse options of sequences for a type that is none."""
+    options = {"epochs": handle.epochs > 1, "shuffle": handle.shuffle, "limit": handle.limit is not None}
+    given = " and ".join(name for name, is_given in options.items() if is_given)
+    if given:
+        raise UsageError(
+            f"{expected} is no sequence, which {given} need{'s' * (' ' not in given)}",
+            hint="declare a sequence, tff.SequenceType(…), or leave them out",
+        )

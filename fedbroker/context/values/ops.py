@@ -14,7 +14,7 @@ from fedbroker.context.values.data import SiloData
 from fedbroker.errors import WireError
 from fedbroker.plan.model import ClientStage, Slot
 from fedbroker.wire.blobs import Buffer, digest_of
-from fedbroker.wire.messages import Call, Compute, Data, Digest, Drop, Op, Select, Struct, Value
+from fedbroker.wire.messages import Call, Compute, Data, Digest, Drop, Op, OptionalDigest, Seeds, Select, Struct, Value
 
 __all__ = ["BoundData", "StageOps", "is_split", "output_count", "parts_of"]
 
@@ -62,11 +62,13 @@ class BoundData:
         handle: the data handle that the caller passed.
         binding: the value to make of the columns; the same for every silo.
         columns: for each silo, name and dtype of the columns to read.
+        order: digest of the order of rows in this invocation; empty if they are not shuffled.
     """
 
     handle: SiloData
     binding: Binding
     columns: dict[str, tuple[tuple[str, str], ...]]
+    order: OptionalDigest = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ class _WrittenStage:
 
     slots: Sequence[Slot]
     refs: Mapping[str, int]
-    scratch: Mapping[str, tuple[int, int]]
+    scratch: Mapping[str, tuple[int, ...]]
     server_values: Mapping[str, Buffer]
     tail: Sequence[Op]
 
@@ -120,7 +122,7 @@ class StageOps:
         self.blobs = {}
         shared = [slot for slot in stage.inputs if slot.name not in self._refs]
         refs = {slot.name: next(self._numbers) for slot in shared}
-        scratch = {slot.name: (next(self._numbers), next(self._numbers)) for slot in shared if slot.name in self.bound}
+        scratch = {slot.name: self._scratch(self.bound[slot.name]) for slot in shared if slot.name in self.bound}
         loads = {silo: self._load(shared, refs, scratch, server_values, silo) for silo in self.client_ranges}
         self._refs |= refs
         tail = self._run(stage, keep, last)
@@ -176,7 +178,7 @@ class StageOps:
         self,
         slots: Sequence[Slot],
         refs: Mapping[str, int],
-        scratch: Mapping[str, tuple[int, int]],
+        scratch: Mapping[str, tuple[int, ...]],
         server_values: Mapping[str, Buffer],
         silo: str,
     ) -> list[Op]:
@@ -194,14 +196,21 @@ class StageOps:
                 ops.append(Value(refs[slot.name], self._blob(value)))
         return ops
 
-    def _load_data(self, ref: int, bound: BoundData, silo: str, scratch: tuple[int, int]) -> list[Op]:
-        columns, binder = scratch
-        return [
+    def _scratch(self, bound: BoundData) -> tuple[int, ...]:
+        """Return numbers for the values of which a data handle's value is made."""
+        return tuple(next(self._numbers) for _ in range(4 if bound.binding.shuffles else 2))
+
+    def _load_data(self, ref: int, bound: BoundData, silo: str, scratch: tuple[int, ...]) -> list[Op]:
+        columns, binder, *shuffling = scratch
+        ops: list[Op] = [
             Data(columns, bound.handle.name, bound.columns[silo], bound.binding.scalar),
             Value(binder, self._blob(bound.binding.binder)),
-            Call(ref, binder, columns),
-            Drop((columns, binder)),
         ]
+        argument = columns
+        if shuffling:
+            seeds, argument = shuffling
+            ops += [Seeds(seeds, bound.order), Struct(argument, (("", columns), ("", seeds)))]
+        return [*ops, Call(ref, binder, argument), Drop(scratch)]
 
     def _blob(self, data: Buffer) -> Digest:
         digest = digest_of(data)

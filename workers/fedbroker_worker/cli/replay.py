@@ -20,10 +20,11 @@ from fedbroker.log import configure
 from fedbroker.runtime import Runtime
 from fedbroker.text import seconds_text
 from fedbroker.wire.blobs import digest_of
-from fedbroker.wire.messages import Data, blobs_of
+from fedbroker.wire.messages import Data, Seeds, blobs_of
 from fedbroker_worker.errors import SessionLost, SettingsError, WorkRefused
 from fedbroker_worker.policy.guard import Guard
 from fedbroker_worker.sources.catalog import Catalog
+from fedbroker_worker.sources.seeds import SiloSeeds
 from fedbroker_worker.work.replay import replay
 
 if TYPE_CHECKING:
@@ -107,7 +108,12 @@ async def _run(settings: Settings, bundle: WorkBundle, seconds: float | None) ->
     catalog = Catalog(sources, settings.directory)
     silo = settings.silo
     runtime = Runtime(isolation=silo.isolation, memory=silo.runtime_memory_bytes, confinement=silo.runtime_confinement)
+    seeds = SiloSeeds(silo.name, settings.keys)
     refs: dict[int, Ref] = {}
+
+    async def load(op: Data | Seeds) -> bytes:
+        return await catalog.load(op, item.clients) if isinstance(op, Data) else seeds.value(op, item.clients)
+
     started = time.monotonic()
     try:
         async with asyncio.timeout(seconds):
@@ -115,7 +121,7 @@ async def _run(settings: Settings, bundle: WorkBundle, seconds: float | None) ->
             executor = await runtime.executor(item.clients)
             if seconds is None:
                 pdb.set_trace()
-            outputs = await replay(item.ops, executor, refs, bundle.blobs, lambda op: catalog.load(op, item.clients))
+            outputs = await replay(item.ops, executor, refs, bundle.blobs, load)
             return _Outputs(settings.silo.name, time.monotonic() - started, outputs)
     except TimeoutError:
         raise DeadlineExceeded(f"the work item was not done within {SECONDS:g} s", hint="--pdb sets no limit") from None

@@ -163,7 +163,7 @@ class Aggregates:
                 match op:
                     case messages.Value(ref, blob):
                         labels[ref] = _label(blob, layout(blobs[blob]))
-                    case messages.Data(ref):
+                    case messages.Data(ref) | messages.Seeds(ref):
                         labels[ref] = Clients(data=True, dealt=False)
                     case messages.Struct(ref, elements):
                         labels[ref] = Struct.of([label_of(element) for _, element in elements])

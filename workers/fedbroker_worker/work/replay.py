@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fedbroker.runtime.cache_keys import with_content_keys
 from fedbroker.runtime.values import elements_of
-from fedbroker.wire.messages import Call, Compute, Data, Drop, Select, Struct, Value
+from fedbroker.wire.messages import Call, Compute, Data, Drop, Seeds, Select, Struct, Value
 from fedbroker_worker.errors import WorkRefused
 from fedbroker_worker.work.fusing import ComputedElements, FusedStruct
 
@@ -27,7 +27,7 @@ async def replay(
     executor: Executor,
     refs: MutableMapping[int, Ref],
     blobs: Mapping[Digest, Buffer],
-    load: Callable[[Data], Awaitable[Buffer]],
+    load: Callable[[Data | Seeds], Awaitable[Buffer]],
 ) -> list[Buffer]:
     """Run steps in order.
 
@@ -37,7 +37,7 @@ async def replay(
         refs: the session's values by the coordinator's ids; changed in place. An id that is used again stands for the
             new value.
         blobs: the content of every digest that the steps name.
-        load: returns the serialized value of a ``Data`` operation.
+        load: returns the serialized value of an operation that makes one of the silo's own.
 
     Returns:
         The serialized values of the ``Compute`` and ``ComputedElements`` steps, in order.
@@ -50,7 +50,7 @@ async def replay(
     """
     called = {op.function for op in steps if isinstance(op, Call)}
 
-    async def create(op: Value | Data | FusedStruct) -> Ref:
+    async def create(op: Value | Data | Seeds | FusedStruct) -> Ref:
         match op:
             case Value(ref, blob) if ref in called:
                 return await executor.function(blob, blobs[blob])
@@ -58,11 +58,11 @@ async def replay(
                 return await executor.value(*with_content_keys(blobs[blob]))
             case FusedStruct(_, elements):
                 return await executor.struct_of([(name, blobs[digest]) for name, digest in elements])
-            case Data():
+            case Data() | Seeds():
                 return await executor.value(await load(op))
 
     # Values that are made only of bytes depend on no other value, so they are made concurrently.
-    early = [asyncio.create_task(create(op)) for op in steps if isinstance(op, Value | Data | FusedStruct)]
+    early = [asyncio.create_task(create(op)) for op in steps if isinstance(op, Value | Data | Seeds | FusedStruct)]
     try:
         return await _in_order(steps, executor, refs, iter(early))
     finally:
@@ -80,7 +80,7 @@ async def _in_order(
             if used not in refs:
                 raise WorkRefused(f"the work item uses value {used}, which this session does not have")
         match op:
-            case Value(ref) | Data(ref) | FusedStruct(ref):
+            case Value(ref) | Data(ref) | Seeds(ref) | FusedStruct(ref):
                 created = await next(early)
             case Struct(ref, elements):
                 created = await executor.struct([(name, refs[element]) for name, element in elements])

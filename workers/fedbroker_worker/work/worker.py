@@ -30,11 +30,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
     from fedbroker.transport import BlobStore, Signed
-    from fedbroker.wire.messages import WorkItem
+    from fedbroker.wire.messages import Seeds, WorkItem
     from fedbroker_worker.masking.sums import MaskedStage, SiloSums
     from fedbroker_worker.policy.audit import AuditLog
     from fedbroker_worker.policy.guard import Guard
     from fedbroker_worker.sources.catalog import Catalog
+    from fedbroker_worker.sources.seeds import SiloSeeds
     from fedbroker_worker.work.sessions import Sessions
 
 __all__ = ["WorkReply", "Worker"]
@@ -86,6 +87,7 @@ class Worker:
         incarnation: the id of this process.
         blobs: the transport's store of blobs.
         catalog: the silo's data sources.
+        seeds: the seeds of the orders of their rows.
         sessions: the values that are kept between stages.
         guard: the policy for work items and outputs.
         limits: bounds on blobs.
@@ -100,6 +102,7 @@ class Worker:
         incarnation: str,
         blobs: BlobStore,
         catalog: Catalog,
+        seeds: SiloSeeds,
         sessions: Sessions,
         guard: Guard,
         *,
@@ -112,6 +115,7 @@ class Worker:
         self._incarnation = incarnation
         self._blobs = blobs
         self._catalog = catalog
+        self._seeds = seeds
         self._sessions = sessions
         self._guard = guard
         self._limits = limits
@@ -239,6 +243,10 @@ class Worker:
             await record.written()
         return await self._catalog.load(op, clients)
 
+    async def _own_value(self, clients: int, loads: Mapping[Data, asyncio.Task[bytes]], op: Data | Seeds) -> bytes:
+        """Return the value of an operation that makes one of the silo's own."""
+        return await loads[op] if isinstance(op, Data) else self._seeds.value(op, clients)
+
     async def _replayed(
         self,
         item: WorkItem,
@@ -264,7 +272,8 @@ class Worker:
                             follow = partial(self._guard.labels_of, item, blobs, session.labels)
                             record.labels = await in_thread(follow, "follow operations") if large else follow()
                         steps = fuse(item.ops, blobs, ends_session=item.ends_session, session_refs=session.refs)
-                        outputs = await replay(steps, session.executor, session.refs, blobs, loads.__getitem__)
+                        load = partial(self._own_value, item.clients, loads)
+                        outputs = await replay(steps, session.executor, session.refs, blobs, load)
                         self._guard.check_values(outputs, labels)
                         if record is not None:
                             silos = 0 if masks is None else masks.members
