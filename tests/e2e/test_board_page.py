@@ -163,6 +163,31 @@ def test_the_keyboard_reaches_everything(browser, server):
         expect(page.get_by_role("heading", name="Overview")).to_be_focused()
 
 
+@pytest.mark.parametrize(
+    ("view", "words"),
+    [
+        ("", "computes for {} s"),
+        ("sessions", "{}"),
+        (f"sessions/{RUNNING}", "computes for {} s"),
+        ("runs", "round {}"),
+        (f"runs/{RUN}", "{}"),
+    ],
+)
+def test_changes_leave_the_focus_where_it_is(browser, view, words):
+    with PageServer(federation()) as server, opened(browser, server.url, view) as page:
+        link = page.locator("main").get_by_role("link", name=re.compile("^digits")).first
+        link.focus()
+        running = next(session for session in server.state.sessions if session.id == RUNNING)
+        loss = next(curve for curve in server.state.curves if curve.metric == "train/loss")
+        for number in (33, 34):
+            waits = f"It waits for lga, which computes for {number} s."
+            changed = msgspec.structs.replace(running, waits=waits, dropped=number)
+            grown = msgspec.structs.replace(loss, points=[(number, 0.5)])
+            server.send(Changes(at=time.time(), sessions=[changed], curves=[grown]))
+            expect(page.locator("main")).to_contain_text(words.format(number))
+        expect(link).to_be_focused()
+
+
 def test_arrow_keys_and_a_pointer_read_a_curve(browser, server):
     with opened(browser, server.url, f"runs/{RUN}") as page:
         chart = page.locator("figure").filter(has_text="examples")

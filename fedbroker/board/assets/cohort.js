@@ -1,6 +1,6 @@
 // Cohorts and one cohort: who is in it, since when, with which sources and version, in which state.
 
-import { clean, count, duration, el, moment, named, write } from "./base.js";
+import { clean, count, duration, el, moment, named, patch, write } from "./base.js";
 import { facts, head, noticeTable, path, section, sessionTable, stateChip, tableList } from "./parts.js";
 
 const NAMES = 6; // silos in trouble that a cohort's row names
@@ -82,11 +82,11 @@ export function cohortView({ store }, name) {
     update() {
       const cohort = store.cohorts.get(name);
       const known = store.silosOf(name);
-      about.replaceChildren(...(cohort ? facts([
+      patch(about, cohort ? facts([
         ["silos", `${cohort.present} of ${cohort.silos} present`],
         ["work", `${count(known.filter((silo) => silo.working).length, "silo")} in sessions`],
         ["dead letters", cohort.dead_letters === null ? "unknown" : String(cohort.dead_letters)],
-      ]) : []));
+      ]) : []);
       dead.hidden = !cohort?.dead_letters;
       bad = trouble(known);
       write(sentence, cohort ? bad : "This board has seen no cohort of this name.");

@@ -21,6 +21,7 @@ const status = statusLine(document.getElementById("status"));
 const say = announcer(document.getElementById("said"), SAY);
 let connection = "reconnecting";
 let view;
+let drawn; // the view that has been drawn, and may move
 
 const ROUTES = { "": overview, sessions: sessionsView, cohorts: cohortView, runs: runsView, notices: noticesView };
 const DETAILS = { sessions: sessionView, cohorts: cohortView, runs: runView };
@@ -60,6 +61,7 @@ function draw() {
   main.setAttribute("aria-busy", String(!store.ready));
   if (!store.ready) return;
   view.update(now);
+  drawn = view;
   view.tick?.(now);
   document.title = `${view.title()} – fedbroker board`;
   say(view.sentence?.() ?? "");
@@ -76,7 +78,7 @@ follow("api/events", {
   state: (state) => { store.load(state); redraw(); },
   changes: (changes) => { store.apply(changes); redraw(); },
 }, (state) => { connection = state; redraw(); });
-const tick = beforeFrame(() => { if (store.ready) view.tick?.(store.now()); });
+const tick = beforeFrame(() => { if (drawn === view) view.tick?.(store.now()); });
 (function again() {
   if (!document.hidden) tick();
   setTimeout(again, STILL.matches ? TICK_STILL : TICK);

@@ -1,6 +1,6 @@
 // The first view: what runs and why it waits, the cohorts, the newest curves, incidents, and sessions of the past.
 
-import { clean, count, duration, el, keyed, set, svg, write } from "./base.js";
+import { clean, count, duration, el, keyed, patch, set, svg, write } from "./base.js";
 import { chartGrid } from "./chart.js";
 import { cohortTable } from "./cohort.js";
 import { head, noticeTable, path, section, sessionTable, sessionTitle, stateChip } from "./parts.js";
@@ -37,7 +37,7 @@ function runningList(store) {
     card.session = session;
     set(card.link, { href: path("sessions", session.id) });
     write(card.link, sessionTitle(session));
-    card.state.replaceChildren(stateChip(session.outcome));
+    patch(card.state, [stateChip(session.outcome)]);
     write(card.waits, clean(session.waits, 400) || "It is not waiting for a silo.");
   };
   const progress = (card) => {
@@ -101,7 +101,7 @@ export function overview({ store }) {
       const run = store.runs().find((one) => one.curves.length);
       curveSection.hidden = !run;
       if (run) {
-        curveHead.replaceChildren(...runHead(run));
+        patch(curveHead, runHead(run));
         charts.show(run.curves.slice(0, CHARTS));
       }
       notices.show(store.notices.slice(-NOTICES).reverse());

@@ -1,6 +1,6 @@
 // Parts that several views are made of: headings, links, lists with a search, tables of sessions and notices.
 
-import { chip, clean, count, duration, el, keyed, moment, named, write } from "./base.js";
+import { chip, clean, count, duration, el, keyed, moment, named, patch, write } from "./base.js";
 
 export const path = (...parts) => `#/${parts.map(encodeURIComponent).join("/")}`;
 const TONES = { running: "busy", ok: "ok", failed: "bad", cancelled: "", present: "ok", late: "warn", gone: "bad",
@@ -88,9 +88,10 @@ export function tableList(label, columns, { cells, ...options }) {
   // A narrow screen shows rows as blocks, and a browser then forgets what they are unless their roles say so.
   const frame = el("table", { class: "table", role: "table", "aria-label": label },
     el("thead", { role: "rowgroup" }, el("tr", { role: "row" }, ...heads)), body);
-  const create = (item) => el("tr", { role: "row" }, ...cells(item).map((content, index) =>
-    el("td", { role: "cell", class: columns[index][1], "data-label": content !== "" && columns[index][2] }, content)));
-  const list = listing(body, { frame, create, ...options });
+  const made = (item) => cells(item).map((content, index) =>
+    el("td", { role: "cell", class: columns[index][1], "data-label": content !== "" && columns[index][2] }, content));
+  const create = () => el("tr", { role: "row" });
+  const list = listing(body, { frame, create, update: (row, item) => patch(row, made(item)), ...options });
   list.element.classList.add("panel");
   return { ...list, body };
 }

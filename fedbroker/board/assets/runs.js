@@ -1,6 +1,6 @@
 // Runs of programs: their metrics as curves, and their sessions.
 
-import { clean, el, keyed } from "./base.js";
+import { clean, el, keyed, patch, write } from "./base.js";
 import { chartGrid } from "./chart.js";
 import { facts, head, path, section, sessionTable } from "./parts.js";
 
@@ -28,7 +28,7 @@ export function runsView({ store }) {
   };
   const update = (_, run) => {
     const entry = entries.get(run.run);
-    entry.head.replaceChildren(...runHead(run));
+    patch(entry.head, runHead(run));
     entry.charts.show(run.curves.slice(0, CHARTS));
   };
   return {
@@ -57,8 +57,8 @@ export function runView({ store }, id) {
     update() {
       const run = store.runs().find((one) => one.run === id);
       name = clean(run?.program, 60) || "Run";
-      title.replaceChildren(name);
-      about.replaceChildren(...facts([
+      write(title, name);
+      patch(about, facts([
         ["run", el("code", {}, clean(id, 40))],
         ["cohort", run ? el("a", { href: path("cohorts", run.cohort) }, clean(run.cohort, 40)) : ""],
         ["round", run?.curves[0]?.points.at(-1)?.[0]],

@@ -1,6 +1,6 @@
 // Sessions under way and past; and one session: why it waits, its stages, and a time line for each silo.
 
-import { bytes, clean, duration, el, moment, write } from "./base.js";
+import { bytes, clean, duration, el, moment, patch, write } from "./base.js";
 import { facts, head, noticeTable, path, section, sessionTable, sessionTitle, stateChip, tableList } from "./parts.js";
 import { timeline } from "./timeline.js";
 
@@ -50,7 +50,6 @@ export function sessionView({ store, redraw }, id) {
   const title = el("span");
   const state = el("span");
   const about = el("dl", { class: "facts" });
-  const elapsed = el("span");
   const waits = el("p", { class: "waits" });
   const error = el("p", { class: "error" });
   const line = timeline(redraw);
@@ -83,15 +82,15 @@ export function sessionView({ store, redraw }, id) {
         return;
       }
       write(title, sessionTitle(one));
-      state.replaceChildren(stateChip(one.outcome));
+      patch(state, [stateChip(one.outcome)]);
       const running = one.outcome === "running";
       waits.hidden = !running;
       write(waits, clean(one.waits, 400) || "It is not waiting for a silo.");
       error.hidden = !one.error;
       write(error, clean(one.error, 1000));
       const all = [...bars().values()].flat();
-      about.replaceChildren(...facts([
-        ["time", elapsed],
+      patch(about, facts([
+        ["time", el("span", { class: "elapsed" }, duration(spent(one, now)))],
         ["began", moment(one.began)],
         ["silos", `${one.members}${one.dropped ? `, ${one.dropped} dropped` : ""}`],
         ["forged", one.forged ? String(one.forged) : ""],
@@ -111,7 +110,7 @@ export function sessionView({ store, redraw }, id) {
     tick(now) {
       const one = session();
       if (!one) return;
-      write(elapsed, duration(spent(one, now)));
+      write(about.querySelector(".elapsed"), duration(spent(one, now)));
       if (one.outcome === "running") line.tick(spent(one, now));
     },
   };

@@ -105,6 +105,16 @@ export function named(text, limit = LONGEST) {
   return el("span", { title: String(text ?? "").length > limit && clean(text, 1000) }, shown);
 }
 
+/** Replace those children that differ from the new ones: the others keep the focus, and what a reader has selected. */
+export function patch(container, children) {
+  const before = [...container.children];
+  children.forEach((child, index) => {
+    if (!before[index]) container.append(child);
+    else if (!before[index].isEqualNode(child)) before[index].replaceWith(child);
+  });
+  for (const child of before.slice(children.length)) child.remove();
+}
+
 /**
  * Keep a container's children equal to a list, touching only what changed.
  *
