@@ -249,7 +249,7 @@ class ReconnectingConnection:
             except BrokerLost:
                 if deadline.passed() or not self._is_open:
                     raise
-                if self._is_up and not self.alarm:
+                if self.is_up and not self.alarm:
                     return
 
     async def _publish(self, message: Outgoing, deadline: Deadline) -> None:
@@ -320,7 +320,8 @@ class ReconnectingConnection:
         return not self._closed and self._supervisor is not None
 
     @property
-    def _is_up(self) -> bool:
+    def is_up(self) -> bool:
+        """True while connected."""
         return self._connection is not None and self._connection.alive
 
     def _lost(self) -> BrokerLost:

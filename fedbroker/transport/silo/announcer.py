@@ -78,6 +78,7 @@ class Announcer:
         self._announcement = announcement
         self._envelope = envelope
         self._sealed_only = sealed_only
+        self._paused = False
         self._cue = asyncio.Event()
         self._latest = ""
         self._interval = heartbeat
@@ -86,12 +87,35 @@ class Announcer:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start to announce: now, and again on each cue."""
-        self._task = asyncio.create_task(self._keep_announcing(), name="announce")
+        """Start to announce: now, and again on each cue. While paused, say that the silo leaves instead."""
+        keep = self._keep_away() if self._paused else self._keep_announcing()
+        self._task = asyncio.create_task(keep, name="announce")
 
     def cue(self) -> None:
         """Announce again."""
         self._cue.set()
+
+    async def pause(self) -> bool:
+        """Announce that the silo leaves, and nothing else until :meth:`resume`, across reconnections.
+
+        Before :meth:`start`, only stop it from announcing the silo.
+
+        Returns:
+            False if the broker did not take the message in time: the cohort then misses announcements.
+        """
+        self._paused = True
+        if not await self._halt():
+            return False  # not started yet, or stopped for good
+        published = await self._publish_leave()
+        self.start()
+        return published
+
+    async def resume(self) -> None:
+        """Announce the silo again, now."""
+        self._paused = False
+        self._interval = self._heartbeat
+        if await self._halt():
+            self.start()
 
     def on_returned(self, message_id: str, death: str) -> None:
         """Take a copy that the broker returned as a cue, if it is of the latest announcement.
@@ -99,9 +123,9 @@ class Announcer:
         Copies of earlier announcements are ignored: otherwise each copy would lead to two new ones. If the copy expired
         before a coordinator admitted the silo, the next announcement may wait longer. If it was taken from the lobby, a
         new coordinator has read it, and the interval is reset. If it was removed from a full lobby, a new copy would
-        only be removed again, so it is no cue.
+        only be removed again, so it is no cue. While paused, nothing is.
         """
-        if message_id != self._latest or death == "maxlen":
+        if self._paused or message_id != self._latest or death == "maxlen":
             return
         if death != "expired":
             self._interval = self._heartbeat
@@ -136,19 +160,36 @@ class Announcer:
 
     async def stop(self) -> None:
         """Stop announcing and announce that the silo leaves. Takes a bounded time; errors of the broker are logged."""
+        if await self._halt():
+            await self._publish_leave()
+
+    async def _halt(self) -> bool:
+        """Stop the task; return False if none was running."""
         task, self._task = self._task, None
         if task is None:
-            return
+            return False
         task.cancel()
         await asyncio.wait([task])
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("announcing_failed", reason=str(error))
+        return True
+
+    async def _publish_leave(self) -> bool:
         announcement = self._announcement()
         try:
             leave = encode(Leave(announcement.cohort, announcement.silo, announcement.incarnation))
             await self._control.publish(self._outgoing(announcement, leave), Deadline.after(LEAVE_TIMEOUT))
         except BrokerError as error:
             _log.debug("departure_not_announced", reason=str(error))
+            return False
+        return True
+
+    async def _keep_away(self) -> None:
+        """Repeat that the silo leaves after each reconnection: an earlier message may have been lost."""
+        while True:
+            await self._cue.wait()
+            self._cue.clear()
+            await self._publish_leave()
 
     async def _keep_announcing(self) -> None:
         while True:

@@ -315,6 +315,25 @@ class SiloTransport:
             return False
         return True
 
+    @property
+    def is_connected(self) -> bool:
+        """True while both connections to the broker are up."""
+        return self._control.is_up and self._bulk.is_up
+
+    async def pause(self) -> bool:
+        """Announce that the silo leaves, and stay away until :meth:`resume`; it still receives work.
+
+        Before :meth:`open`, the silo then joins without an announcement.
+
+        Returns:
+            False if the broker did not take the message in time: the cohort then misses announcements.
+        """
+        return await self._announcer.pause()
+
+    async def resume(self) -> None:
+        """Announce the silo again."""
+        await self._announcer.resume()
+
     async def leave(self) -> None:
         """Announce that the silo leaves, so that no new session uses it; it still receives work."""
         await self._announcer.stop()
