@@ -228,6 +228,14 @@ def _type_text(type_: Message, depth: int) -> str:
             return f"<{','.join(texts)}>"
         case "sequence":
             return f"{_type_text(type_.sequence.element, depth + 1)}*"
+        case "function":
+            of = type_.function
+            parameter = _type_text(of.parameter, depth + 1) if of.HasField("parameter") else ""
+            return f"({parameter} -> {_type_text(of.result, depth + 1)})"
+        case "federated":
+            member = _type_text(type_.federated.member, depth + 1)
+            member = f"{{{member}}}" if not type_.federated.all_equal else member
+            return f"{member}@{type_.federated.placement.value.uri[:20].upper()}"
         case _:
             return "?"
 

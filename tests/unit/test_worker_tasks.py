@@ -23,7 +23,7 @@ class Computing:
         self.started = False
         self.reasons: list[str] = []
 
-    async def answer(self, item, signed, why_cancelled):
+    async def answer(self, item, signed, why_cancelled, entry):
         loading = asyncio.ensure_future(asyncio.Event().wait())
         loading.add_done_callback(lambda done: done.cancelled() or done.exception())
         self.started = True
@@ -63,7 +63,7 @@ class Lost:
 class Failing:
     """A worker that answers all work with a failure."""
 
-    async def answer(self, item, signed, why_cancelled):
+    async def answer(self, item, signed, why_cancelled, entry):
         return WorkReply(Failed(item.session_id, item.stage, item.silo, "i", "data", "no data"))
 
 

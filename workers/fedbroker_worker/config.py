@@ -23,6 +23,7 @@ from fedbroker.trust.keyring import silo_keys
 from fedbroker.wire.coding import Compression
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import check_name
+from fedbroker_worker.control.address import SiloAddress
 from fedbroker_worker.errors import SettingsError
 from fedbroker_worker.options import nearest, read_table
 from fedbroker_worker.policy.rules import PolicySettings, read_policy
@@ -45,6 +46,7 @@ __all__ = [
     "SourceSettings",
     "load",
     "load_for_audit",
+    "load_for_control",
 ]
 
 MIB: Final = 1024 * 1024
@@ -219,6 +221,8 @@ class SiloSettings:
             than the broker's ``consumer_timeout``.
         drain_seconds: how long a stopping silo may take to complete its running work.
         compression: which results are sent compressed: none, only those of which a sample shrinks, or all.
+        control: the Unix socket for `fedbroker-silo status` and its like: a path relative to the settings, or ``none``;
+            empty for one in the user's runtime directory, or else next to the silo's records.
         metrics: ``HOST:PORT`` where metrics are served over HTTP, without a password; empty for none.
         log_format: ``auto`` is text for people on a terminal, JSON elsewhere.
         log_level: the lowest level that is logged.
@@ -245,6 +249,7 @@ class SiloSettings:
     standby: bool = False
     renew_seconds: Annotated[float, Meta(ge=0.2, le=86400, description="seconds, from 0.2 to 86400")] = 600.0
     compression: Compression = "off"
+    control: str = ""
     metrics: str = ""
     log_format: Literal["auto", "console", "json"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -281,6 +286,7 @@ class Settings:
         policy: its table ``[policy]``.
         key_file: the file with the silo's secret, as ``[security]`` names it; None without that table.
         roster: the roster that ``[security]`` names; None without a ``roster_key``.
+        signers: the names of the coordinators' keys by their fingerprints; a key without a name has its fingerprint.
     """
 
     path: Path
@@ -291,6 +297,7 @@ class Settings:
     policy: PolicySettings = field(default_factory=PolicySettings)
     key_file: str | None = None
     roster: RosterSettings | None = None
+    signers: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def directory(self) -> Path:
@@ -301,6 +308,11 @@ class Settings:
     def state_directory(self) -> Path:
         """The directory for records that outlive the process: that of the audit log, or else of the settings."""
         return (self.directory / (self.policy.audit_file or self.path.name)).parent
+
+    @property
+    def control_address(self) -> SiloAddress:
+        """The settings from which the place of the control socket follows."""
+        return SiloAddress(self.path, self.silo.cohort, self.silo.name, self.silo.control, self.state_directory)
 
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -331,6 +343,7 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
         policy=read_policy(_table(document, "policy", path), path.name, data, environ.get(_AUDIT_FILE)),
         key_file=security.get("secret_file"),
         roster=roster,
+        signers={} if keys is None else _signers(keys, security),
     )
 
 
@@ -358,10 +371,45 @@ def load_for_audit(path: Path, environ: Mapping[str, str] = os.environ) -> Audit
     policy = read_policy(
         _table(document, "policy", path), path.name, _table(document, "data", path), environ.get(_AUDIT_FILE)
     )
-    coordinators = _table(document, "security", path).get("coordinators")
-    names = coordinators if is_dict(coordinators) else {}
     file = path.absolute().parent / policy.audit_file if policy.audit_file else None
-    return AuditSettings(file, {Public.parse(str(key)).fingerprint: name for name, key in names.items()})
+    return AuditSettings(file, _signer_names(_table(document, "security", path)))
+
+
+def _signers(keys: Keys, security: Mapping[str, Any]) -> dict[str, str]:
+    names = _signer_names(security)
+    return {key: names.get(key, key) for key in keys.others}
+
+
+def _signer_names(security: Mapping[str, Any]) -> dict[str, str]:
+    """Return the names of the coordinators' keys by their fingerprints; a key in a list has none."""
+    coordinators = security.get("coordinators")
+    names = coordinators if is_dict(coordinators) else {}
+    return {Public.parse(str(key)).fingerprint: name for name, key in names.items()}
+
+
+def load_for_control(path: Path, environ: Mapping[str, str] = os.environ) -> SiloAddress:
+    """Read only what finding a running silo needs: neither the broker's URL nor a secret nor a credential.
+
+    Raises:
+        SettingsError: the file cannot be read, is not TOML, or a key that is needed is missing or wrong.
+        ConfigError: a name is malformed.
+    """
+    document, label = _parse(path), f"[silo] of {path.name}"
+    table = _table(document, "silo", path)
+    overridden = overrides({key: value for key, value in environ.items() if not key.endswith("_FILE")}, table)
+    found: dict[str, str] = {}
+    for key in ("name", "cohort", "control"):
+        value = overridden[key].value if key in overridden else table.get(key, "")
+        if not isinstance(value, str) or (not value and key != "control"):
+            raise SettingsError(
+                f"{key!r} in {label} is missing or no text", hint="correct it, or name another --config"
+            )
+        found[key] = value
+    for kind, name in (("silo", found["name"]), ("cohort", found["cohort"])):
+        _check(label, partial(check_name, kind, name))
+    audit = environ.get(_AUDIT_FILE) or _table(document, "policy", path).get("audit_file") or path.name
+    state = (path.absolute().parent / str(audit)).parent
+    return SiloAddress(path.absolute(), found["cohort"], found["name"], found["control"], state)
 
 
 def _parse(path: Path) -> dict[str, Any]:

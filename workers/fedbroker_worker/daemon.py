@@ -18,6 +18,9 @@ import structlog
 from fedbroker import tracing
 from fedbroker.console import one_line
 from fedbroker.log import configure, get_logger
+from fedbroker_worker.control.commands import SiloControl
+from fedbroker_worker.control.pausing import pause_file
+from fedbroker_worker.control.server import ControlServer
 from fedbroker_worker.errors import SettingsError
 from fedbroker_worker.service import SiloService
 from fedbroker_worker.threads import still_running
@@ -88,7 +91,12 @@ async def _run(
     stop = _stop_signal(until_eof)
     manager = Manager()
     service, exposition = _service(settings, (lambda error: pulse.refused(error)) if manager.is_present else None)
-    async with Pulse(manager, lambda: service.status, alive_file, hung_after) as pulse:
+    control = SiloControl(settings, service, pause_file(settings))
+    await control.restore()
+    async with (
+        Pulse(manager, lambda: service.status, alive_file, hung_after) as pulse,
+        ControlServer(settings.control_address.own(), control.answer),
+    ):
         try:
             if not await _opened(service, stop):
                 pulse.stopping()

@@ -3,14 +3,17 @@
 FedbrokerError
 ├── ConfigError
 │   ├── SettingsError        you: silo.toml or an environment variable
-│   └── UnknownSource        you: no such kind of data source is installed
+│   ├── UnknownSource        you: no such kind of data source is installed
+│   └── ControlDenied        you: only the user of a silo's service and root may control it
 └── SiloError
     ├── SourceError          the silo's administrator: a source cannot be opened or read
     │   └── ColumnError      a column is missing, holds NULLs, or does not fit the requested dtype
     ├── WorkRefused          the coordinator's programmer: an inconsistent work item
     │   └── PolicyRefused    the silo's administrator: [policy] refuses it; names the rule
     ├── AuditDamaged         the silo's administrator: the audit log was changed or damaged
-    └── SessionLost          no action: the values of a session are gone; run the computation again
+    ├── SessionLost          no action: the values of a session are gone; run the computation again
+    ├── ServiceNotRunning    the silo's administrator: no service with these settings runs on this machine
+    └── ControlFailed        the silo's administrator: the service did not do what the command line asked for
 """
 
 from __future__ import annotations
@@ -26,7 +29,10 @@ if TYPE_CHECKING:
 __all__ = [
     "AuditDamaged",
     "ColumnError",
+    "ControlDenied",
+    "ControlFailed",
     "PolicyRefused",
+    "ServiceNotRunning",
     "SessionLost",
     "SettingsError",
     "SourceError",
@@ -107,6 +113,12 @@ class UnknownSource(ConfigError):
         )
         self.kind = kind
         self.installed = tuple(installed)
+
+
+class ControlDenied(ConfigError):
+    """The user of this process may not control the silo: only the user of its service and root may."""
+
+    code = "FB4210"
 
 
 class _Local(SiloError):
@@ -241,3 +253,15 @@ class AuditDamaged(_Local):
     def __init__(self, line: int, what: str, *, hint: str = "") -> None:
         super().__init__(f"line {line} of the audit log {what}", hint=hint)
         self.line = line
+
+
+class ServiceNotRunning(_Local):
+    """No process of the silo listens at its control socket."""
+
+    code = "FB4209"
+
+
+class ControlFailed(_Local):
+    """The silo's process did not answer at its control socket, or could not do what it was asked."""
+
+    code = "FB4211"

@@ -20,6 +20,7 @@ from fedbroker.trust.replays import Accepted as AcceptedMessage
 from fedbroker.wire.messages import SHUFFLE, Announce
 from fedbroker_worker import worker_version
 from fedbroker_worker.errors import SettingsError
+from fedbroker_worker.journal.journal import WorkJournal
 from fedbroker_worker.masking.exchanges import Exchanges
 from fedbroker_worker.masking.keys import MaskKeys
 from fedbroker_worker.masking.sums import SiloSums
@@ -42,8 +43,9 @@ if TYPE_CHECKING:
     from fedbroker.transport import Signed
     from fedbroker.transport.amqp.connection import TrafficCounters
     from fedbroker.transport.silo.work_consumer import WorkCounters
-    from fedbroker.wire.messages import EndSession, MaskNotice, WorkItem
+    from fedbroker.wire.messages import EndSession, MaskNotice, Source, WorkItem
     from fedbroker_worker.config import Settings
+    from fedbroker_worker.control.views import SiloState
 
 __all__ = ["SiloService", "Statistics"]
 
@@ -100,7 +102,14 @@ class SiloService:
             delays; None: ``open`` raises the first one.
         patience: seconds without progress of a blob's transfer after which the blob counts as lost.
         on_reply: called with each reply before it is sent; must not block.
+
+    Attributes:
+        journal: the recent work items.
+        state: the present state.
     """
+
+    journal: WorkJournal
+    state: SiloState
 
     def __init__(
         self,
@@ -114,6 +123,9 @@ class SiloService:
         self._settings = silo
         self._on_refused = on_refused
         self._incarnation = secrets.token_hex(8)
+        self.journal = WorkJournal(settings.signers, settings.policy.errors_in_full, lambda: self._catalog.announced)
+        self.state: SiloState = "joining"
+        self._is_paused = False
         self._version = worker_version()
         self._catalog = Catalog(settings.data, settings.directory, limits=limits, min_rows=settings.policy.min_rows)
         memory = silo.runtime_memory_bytes
@@ -174,6 +186,7 @@ class SiloService:
             on_reply,
             self._accepted,
             None if self._sums is None else self._sums.exchanges,
+            self.journal,
         )
 
     async def open(self) -> None:
@@ -211,11 +224,13 @@ class SiloService:
         silo, pauses = self._settings, refusal_delays()
         while True:
             if silo.standby:
+                self._enter("standing by")
                 _log.info("standby_started", cohort=silo.cohort)
                 await until_free(silo.broker, silo.cohort, silo.name)
             await self._restore()
             try:
-                return await self._transport.open(Deadline.after(OPEN_SECONDS))
+                await self._transport.open(Deadline.after(OPEN_SECONDS))
+                return self._enter("paused" if self._is_paused else "in its cohort")
             except NameTaken:
                 if not silo.standby:
                     raise  # with standby, another waiting process was faster
@@ -250,10 +265,36 @@ class SiloService:
     def status(self) -> str:
         """The silo's cohort and the numbers of its work items and sessions, for people."""
         items, sessions = count_text(len(self._tasks), "work item"), count_text(len(self._sessions), "session")
-        return f"cohort {self._settings.cohort}: {items}, {sessions}"
+        paused = ", paused" if self._is_paused else ""
+        return f"cohort {self._settings.cohort}{paused}: {items}, {sessions}"
+
+    def _enter(self, state: SiloState) -> None:
+        self.state = state
+        self.journal.note()
+
+    async def pause(self) -> bool:
+        """Leave the cohort for a while: refuse new sessions, and finish the others. May be called before :meth:`open`.
+
+        Returns:
+            False if coordinators could not be told: they notice by themselves within two heartbeats.
+        """
+        self._is_paused = True
+        self._tasks.pause()
+        if self.state == "in its cohort":
+            self._enter("paused")
+        return await self._transport.pause()
+
+    async def resume(self) -> None:
+        """Come back to the cohort after :meth:`pause`."""
+        self._is_paused = False
+        self._tasks.resume()
+        if self.state == "paused":
+            self._enter("in its cohort")
+        await self._transport.resume()
 
     async def drain(self) -> None:
         """Leave the cohort: refuse new sessions, and finish the others within ``drain_seconds``."""
+        self._enter("leaving")
         self._tasks.leave()
         await self._transport.leave()
         deadline = Deadline.after(self._settings.drain_seconds)
@@ -292,6 +333,33 @@ class SiloService:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    @property
+    def incarnation(self) -> str:
+        """The id of this process in the cohort."""
+        return self._incarnation
+
+    @property
+    def is_connected(self) -> bool:
+        """True while the silo is connected to the broker."""
+        return self._transport.is_connected
+
+    @property
+    def sources(self) -> Mapping[str, Source]:
+        """The data sources as the silo announces them, by name."""
+        return self._catalog.announced
+
+    @property
+    def roster(self) -> str:
+        """One line about the roster of masked sums; empty for a silo that takes part in none."""
+        if self._rosters is None:
+            return ""
+        problem = self._rosters.problem
+        return (
+            "in force"
+            if self._rosters.is_in_force
+            else f"not in force: {'not read yet' if problem is None else problem.what}"
+        )
 
     def statistics(self) -> Statistics:
         """Return the current state and counters; may be called from any thread."""

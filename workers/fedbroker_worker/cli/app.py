@@ -48,6 +48,19 @@ _AUDIT_EXAMPLES: Final = """Examples:
   fedbroker-silo audit --show 7                                   line 7 in full
   fedbroker-silo audit --file audit.log.1 --json | jq '.lines[] | select(.outcome == "refused")'"""
 
+_STATUS_EXAMPLES: Final = """Examples:
+  fedbroker-silo status --config silo.toml
+  sudo fedbroker-silo status --config /etc/fedbroker/silos/ewr.toml
+  fedbroker-silo status --json | jq .state"""
+
+_PAUSE_EXAMPLES: Final = """Examples:
+  fedbroker-silo pause --config silo.toml
+  sudo fedbroker-silo pause --config /etc/fedbroker/silos/ewr.toml"""
+
+_RESUME_EXAMPLES: Final = """Examples:
+  fedbroker-silo resume --config silo.toml
+  fedbroker-silo resume --socket /run/fedbroker-silo/ewr/control.sock"""
+
 _REPLAY_EXAMPLES: Final = """Examples:
   fedbroker dead-letters show 53c2 --cohort airports --save item    at the coordinator
   fedbroker-silo replay item --config silo.toml
@@ -288,6 +301,83 @@ def audit(
     settings = load_for_audit(config) if known else AuditSettings(None, {})
     settings = settings if file is None else replace(settings, file=file)
     print_audit(settings, after=after, last=last, show=show, as_json=json)
+
+
+@app.command(help_epilogue=_STATUS_EXAMPLES)
+def status(
+    *,
+    config: Path = Path("silo.toml"),
+    socket: Path | None = None,
+    json: Annotated[bool, cyclopts.Parameter(negative="")] = False,
+) -> None:
+    """Print what the running silo is doing: its state, its work, its counters and the policy in force.
+
+    Talks to the service over a Unix socket that only its own user and root may use.
+    Exits with 4 if no service runs, with 2 if this user may not ask it.
+
+    Parameters
+    ----------
+    config
+        The silo's settings file, by which the service is found. Needs no secret.
+    socket
+        The service's control socket, if it is elsewhere.
+    json
+        Print JSON.
+    """
+    _control("status", config, socket, json)
+
+
+@app.command(help_epilogue=_PAUSE_EXAMPLES)
+def pause(
+    *,
+    config: Path = Path("silo.toml"),
+    socket: Path | None = None,
+    json: Annotated[bool, cyclopts.Parameter(negative="")] = False,
+) -> None:
+    """Take the running silo out of its cohort, without stopping it, until `fedbroker-silo resume`.
+
+    The silo tells coordinators that it leaves, so that they do not wait for it. It
+    completes the sessions that it is in, and refuses new ones. Its service keeps
+    running, connected, under its name. It stays paused when the service is started
+    again.
+
+    Parameters
+    ----------
+    config
+        The silo's settings file, by which the service is found. Needs no secret.
+    socket
+        The service's control socket, if it is elsewhere.
+    json
+        Print JSON.
+    """
+    _control("pause", config, socket, json)
+
+
+@app.command(help_epilogue=_RESUME_EXAMPLES)
+def resume(
+    *,
+    config: Path = Path("silo.toml"),
+    socket: Path | None = None,
+    json: Annotated[bool, cyclopts.Parameter(negative="")] = False,
+) -> None:
+    """Bring a paused silo back into its cohort, at once.
+
+    Parameters
+    ----------
+    config
+        The silo's settings file, by which the service is found. Needs no secret.
+    socket
+        The service's control socket, if it is elsewhere.
+    json
+        Print JSON.
+    """
+    _control("resume", config, socket, json)
+
+
+def _control(command: str, config: Path, socket: Path | None, as_json: bool) -> None:
+    from fedbroker_worker.cli.control import control_silo
+
+    control_silo(command, config, socket=socket, as_json=as_json)
 
 
 @app.command(help_epilogue=_INSTALL_EXAMPLES)

@@ -104,6 +104,20 @@ class AuditLog:
         Raises:
             SettingsError: the file cannot be read.
         """
+        return [
+            (str(line.get("signed_by", "")), nonce)
+            for line in self.recent()
+            if line.get("outcome") not in (BEGUN, INTERRUPTED)
+            for nonce in _list(line.get(NONCES))
+            if isinstance(nonce, str) and _NONCE.fullmatch(nonce)
+        ]
+
+    def recent(self) -> list[Mapping[str, Any]]:
+        """Return the last few thousand lines, in order.
+
+        Raises:
+            SettingsError: the file cannot be read.
+        """
         try:
             with self.path.open("rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - SEARCHED))
@@ -112,13 +126,7 @@ class AuditLog:
             raise SettingsError(
                 f"the audit log {self.path} cannot be read: {error.strerror}", hint="let the silo's user read it"
             ) from None
-        return [
-            (str(line.get("signed_by", "")), nonce)
-            for line in lines
-            if line is not None and line.get("outcome") not in (BEGUN, INTERRUPTED)
-            for nonce in _list(line.get(NONCES))
-            if isinstance(nonce, str) and _NONCE.fullmatch(nonce)
-        ]
+        return [line for line in lines if line is not None]
 
     def append(self, fields: Mapping[str, object], on_written: Callable[[str], None] = lambda _: None) -> str:
         """Write one line; it is on the disk when this returns.

@@ -20,11 +20,14 @@ from fedbroker_worker.policy.audit import BEGUN, INTERRUPTED, NONCES, now, why_f
 from fedbroker_worker.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from fedbroker.graphs.expressions import Value as Label
     from fedbroker.transport import Signed
-    from fedbroker.wire.messages import Need, WorkItem
+    from fedbroker.wire.blobs import Buffer
+    from fedbroker.wire.messages import Digest, Need, WorkItem
+    from fedbroker_worker.control.views import WorkState
+    from fedbroker_worker.journal.entry import WorkEntry
     from fedbroker_worker.policy.audit import AuditLog
 
 __all__ = ["SESSION_CANCELLED", "AuditNotWritten", "Recording", "first_line", "last_line"]
@@ -125,6 +128,7 @@ class Recording:
         log: the audit log; None to write nothing.
         item: the work item.
         signed: its signer and nonces.
+        entry: its entry in the administrator's journal; None for none.
 
     Attributes:
         computations: SHA-256 of each computation and sequence that was examined so far.
@@ -132,7 +136,8 @@ class Recording:
         releases: the values that the reply releases, in words.
     """
 
-    def __init__(self, log: AuditLog | None, item: WorkItem, signed: Signed) -> None:
+    def __init__(self, log: AuditLog | None, item: WorkItem, signed: Signed, entry: WorkEntry | None = None) -> None:
+        self._entry = entry
         self.computations: list[str] = []
         self.labels: Sequence[Label] = ()
         self.releases: Sequence[str] = ()
@@ -143,6 +148,19 @@ class Recording:
         self._first_hash = ""
         self._first_write: asyncio.Future[str] | None = None
         self._last_write: asyncio.Future[str] | None = None
+
+    def enter(self, state: WorkState, blobs: Mapping[Digest, Buffer] | None = None) -> None:
+        """Note in the journal how far the work is, and the blobs that it uses once they have arrived."""
+        if self._entry is not None:
+            if blobs is not None:
+                self._entry.uses(blobs)
+            self._entry.enter(state)
+
+    def will_release(self, releases: Sequence[str], masked: Sequence[bool], silos: int) -> None:
+        """Note the values that the reply will release, which of its outputs are masked, and over how many silos."""
+        self.releases = releases
+        if self._entry is not None:
+            self._entry.leaves(releases, sum(masked), silos)
 
     def begin(self) -> None:
         """Start to write the first line."""

@@ -19,6 +19,7 @@ from fedbroker.lru import LruMap
 from fedbroker.transport.signed_messages import UNSIGNED
 from fedbroker.wire.messages import Done, Failed, Need
 from fedbroker_worker.errors import SessionLost, WorkRefused
+from fedbroker_worker.journal.journal import WorkJournal
 from fedbroker_worker.policy.recording import SESSION_CANCELLED
 from fedbroker_worker.policy.rules import LONGEST_STAGE
 from fedbroker_worker.threads import in_thread
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from fedbroker.transport import Signed, SiloTransport
     from fedbroker.wire.blobs import Buffer
     from fedbroker.wire.messages import Digest, EndSession, WorkItem
+    from fedbroker_worker.journal.entry import WorkEntry
     from fedbroker_worker.masking.exchanges import Exchanges
     from fedbroker_worker.policy.accepted import AcceptedFile
     from fedbroker_worker.work.sessions import Sessions
@@ -53,6 +55,9 @@ Also the most nonces to remember as recorded. Far more than a silo has at a time
 """
 
 
+_LEAVING: Final = "this silo is leaving its cohort and accepts no new session"
+_PAUSED: Final = "this silo is paused by its administrator and accepts no new session"
+
 _Key: TypeAlias = tuple[str, str, int]
 """The fingerprint of the signer and the id, which identify a session, and the stage."""
 
@@ -70,6 +75,7 @@ class WorkTasks:
         on_reply: called with each reply before it is sent; must not block.
         accepted: the record of signed work, written before the reply leaves; None for no record.
         exchanges: the masked sums that end with their session; None if the silo takes part in none.
+        journal: the administrator's record of recent work; None for one that is thrown away.
 
     Attributes:
         replies_failed: number of replies that could not be sent.
@@ -88,7 +94,9 @@ class WorkTasks:
         on_reply: Callable[[WorkReply], None] | None = None,
         accepted: AcceptedFile | None = None,
         exchanges: Exchanges | None = None,
+        journal: WorkJournal | None = None,
     ) -> None:
+        self._journal = journal or WorkJournal()
         self._silo = silo
         self._incarnation = incarnation
         self._transport = transport
@@ -105,6 +113,7 @@ class WorkTasks:
         self._ended_sessions: LruMap[tuple[str, str], None] = LruMap(MAX_ENDED)
         self._recorded: LruMap[str, None] = LruMap(MAX_ENDED)  # nonces, so that each is recorded once
         self._leaving = False
+        self._paused = False
         self._closing = False
         self.replies_failed = 0
 
@@ -115,6 +124,14 @@ class WorkTasks:
     def leave(self) -> None:
         """Refuse work of new sessions from now on."""
         self._leaving = True
+
+    def pause(self) -> None:
+        """Refuse work of new sessions until :meth:`resume`."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Take work of new sessions again."""
+        self._paused = False
 
     async def wait_until_one_is_done(self, deadline: Deadline) -> None:
         """Wait until a work item is done, or until the deadline."""
@@ -197,11 +214,12 @@ class WorkTasks:
         structlog.contextvars.bind_contextvars(session=item.session_id, stage=item.stage)
         _log.info("work_received", operations=len(item.ops), seconds_left=round(item.timeout, 3))
         started = time.monotonic()
+        entry = self._journal.received(item, signed)
         with (
             tracing.only_codes(),
             tracing.span("work", "consumer", silo=item.silo, session=item.session_id, stage=item.stage) as span,
         ):
-            reply = await self._answer(item, signed)
+            reply = await self._journaled(item, signed, entry)
             # The coordinator may get the reply, and request the work again, before the broker confirms the reply here:
             # another task must answer that request.
             del self._computing[key]
@@ -212,20 +230,34 @@ class WorkTasks:
                 span.failed(reply.message.cause, reply.message.error_type)
             with tracing.span("transfer", what="answer", bytes=sum(map(len, reply.outputs.values()))):
                 await self._reply(item, reply, signed)
+            entry.sent()
 
-    async def _answer(self, item: WorkItem, signed: Signed) -> WorkReply:
+    async def _journaled(self, item: WorkItem, signed: Signed, entry: WorkEntry) -> WorkReply:
+        """Answer a work item, and note in the journal how it ended."""
+        try:
+            reply = await self._answer(item, signed, entry)
+        except asyncio.CancelledError:
+            why = self._why_cancelled()
+            entry.cancelled(why, by_coordinator=why == SESSION_CANCELLED)
+            raise
+        declined = isinstance(reply.message, Failed) and reply.message.cause in (_LEAVING, _PAUSED)
+        entry.ended(reply.message, declined=declined)
+        return reply
+
+    def _why_cancelled(self) -> str:
+        task = asyncio.current_task()
+        return STOPPED if task is None else self._cancel_reasons.get(task, STOPPED)
+
+    async def _answer(self, item: WorkItem, signed: Signed, entry: WorkEntry) -> WorkReply:
         if (signed.by, item.session_id) in self._ended_sessions:
             return WorkReply(self._failed(item, WorkRefused("the coordinator ended the session")))
         cached = self._reply_cache.get(item.session_id, item.stage, signed.by)
         if cached is not None:
             return WorkReply(*cached)
-        if self._leaving and not self._sessions.is_alive(item.session_id, signed.by):
-            cause = "this silo is leaving its cohort and accepts no new session"
+        if (self._leaving or self._paused) and not self._sessions.is_alive(item.session_id, signed.by):
+            cause = _LEAVING if self._leaving else _PAUSED
             return WorkReply(self._failed(item, SessionLost(cause, hint="run the computation again")))
-        task = asyncio.current_task()
-        reply = await self._worker.answer(
-            item, signed, lambda: STOPPED if task is None else self._cancel_reasons.get(task, STOPPED)
-        )
+        reply = await self._worker.answer(item, signed, self._why_cancelled, entry)
         if not await self._record(signed):
             cause = "the silo cannot write its record of finished work"
             return WorkReply(self._failed(item, WorkRefused(cause, hint="see the silo's log")))

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from fedbroker.transport import BlobStore, Signed
     from fedbroker.wire.messages import Seeds, WorkItem
+    from fedbroker_worker.journal.entry import WorkEntry
     from fedbroker_worker.masking.sums import MaskedStage, SiloSums
     from fedbroker_worker.policy.audit import AuditLog
     from fedbroker_worker.policy.guard import Guard
@@ -124,7 +125,11 @@ class Worker:
         self._sums = sums
 
     async def answer(
-        self, item: WorkItem, signed: Signed = UNSIGNED, why_cancelled: Callable[[], str] = lambda: ""
+        self,
+        item: WorkItem,
+        signed: Signed = UNSIGNED,
+        why_cancelled: Callable[[], str] = lambda: "",
+        entry: WorkEntry | None = None,
     ) -> WorkReply:
         """Run a work item within its time, and log it. Raises only ``CancelledError``.
 
@@ -132,10 +137,9 @@ class Worker:
             item: the work item.
             signed: its signer and nonces.
             why_cancelled: called when the work is cancelled; its result is for the audit log.
+            entry: its entry in the administrator's journal; None for none.
         """
-        if self._audit is None:
-            return await self._answer(item, signed)
-        record = Recording(self._audit, item, signed)
+        record = Recording(self._audit, item, signed, entry)
         try:
             reply = await self._answer(item, signed, record)
             await record.end(reply.message)
@@ -146,7 +150,7 @@ class Worker:
             await record.cancelled(why_cancelled())
             raise
 
-    async def _answer(self, item: WorkItem, signed: Signed, record: Recording | None = None) -> WorkReply:
+    async def _answer(self, item: WorkItem, signed: Signed, record: Recording) -> WorkReply:
         by, started = signed.by, time.monotonic()
         try:
             async with self._guard.time_for(item) as deadline:
@@ -168,7 +172,7 @@ class Worker:
         return WorkReply(done, dict(named))
 
     async def _outputs(
-        self, item: WorkItem, signed: Signed, deadline: Deadline, record: Recording | None
+        self, item: WorkItem, signed: Signed, deadline: Deadline, record: Recording
     ) -> tuple[list[Buffer], float]:
         """Run the checks and the operations; return the outputs, and the seconds spent waiting for blobs."""
         by = signed.by
@@ -186,25 +190,27 @@ class Worker:
         item: WorkItem,
         by: str,
         deadline: Deadline,
-        record: Recording | None,
+        record: Recording,
         masks: MaskedStage | None,
         *,
         is_known: bool,
     ) -> tuple[list[Buffer], float]:
         """Read the data, wait for blobs, run the operations and mask; return as :meth:`_outputs` does."""
         digests, reads = blobs_of(item.ops), item.reads
-        if record is not None and (is_known or reads):
+        if is_known or reads:
             record.begin()
         # Data are read while blobs are still arriving.
         loads = {op: asyncio.create_task(self._load(op, item.clients, record)) for op in reads}
         try:
             started = time.monotonic()
+            record.enter("waiting for blobs")
             with tracing.span("transfer", what="blobs", bytes=sum(item.incoming.values())):
                 blobs = await self._collect(digests, deadline)
             waited = time.monotonic() - started
+            record.enter("computing", blobs)
             # A large blob is parsed in a thread: it would block the event loop.
             large = sum(map(len, blobs.values())) > LARGE
-            check = partial(self._guard.check_blobs, blobs.values(), [] if record is None else record.computations)
+            check = partial(self._guard.check_blobs, blobs.values(), record.computations)
             await in_thread(check, "check blobs") if large else check()
             if self._guard.reads_first:
                 await asyncio.gather(*loads.values())
@@ -238,9 +244,8 @@ class Worker:
             raise
         self._sums.keep(masks, item)
 
-    async def _load(self, op: Data, clients: int, record: Recording | None) -> bytes:
-        if record is not None:
-            await record.written()
+    async def _load(self, op: Data, clients: int, record: Recording) -> bytes:
+        await record.written()
         return await self._catalog.load(op, clients)
 
     async def _own_value(self, clients: int, loads: Mapping[Data, asyncio.Task[bytes]], op: Data | Seeds) -> bytes:
@@ -254,7 +259,7 @@ class Worker:
         blobs: Mapping[Digest, memoryview],
         loads: Mapping[Data, asyncio.Task[bytes]],
         attempts: int,
-        record: Recording | None,
+        record: Recording,
         masks: MaskedStage | None,
         *,
         large: bool,
@@ -268,17 +273,17 @@ class Worker:
                         masked = () if masks is None else masks.masked
                         check = partial(self._guard.check_operations, item, blobs, session.labels, masked)
                         labels = await in_thread(check, "check operations") if large else check()
-                        if record is not None and not labels:
+                        if not labels:
                             follow = partial(self._guard.labels_of, item, blobs, session.labels)
                             record.labels = await in_thread(follow, "follow operations") if large else follow()
                         steps = fuse(item.ops, blobs, ends_session=item.ends_session, session_refs=session.refs)
                         load = partial(self._own_value, item.clients, loads)
                         outputs = await replay(steps, session.executor, session.refs, blobs, load)
                         self._guard.check_values(outputs, labels)
-                        if record is not None:
-                            silos = 0 if masks is None else masks.members
-                            record.releases = releases(outputs, labels or record.labels, masked, silos)
+                        silos = 0 if masks is None else masks.members
+                        record.will_release(releases(outputs, labels or record.labels, masked, silos), masked, silos)
                         if masks is not None:
+                            record.enter("masking")
                             outputs = await masks.mask(outputs)
                         self._guard.count_outputs(item, outputs, by)
                         session.session.work = work
