@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from fedbroker.context.values.codec import MEMBERS, split, structure
-from fedbroker.errors import ComputationFailed, FedbrokerError, WireError
+from fedbroker.context.values.codec import structure
+from fedbroker.context.values.sums import member_of
+from fedbroker.errors import ComputationFailed, FedbrokerError
 from fedbroker.plan.model import Fold, Slot
 from fedbroker.runtime import Executor, Ref
 from fedbroker.session.merge_scheduler import MergeScheduler, Reply
@@ -96,7 +97,7 @@ class PartialMerger:
             WireError: a value is no partial.
         """
         self._unmerged = self._replies.take_few(MAX_BATCH_SILOS, LARGE_BATCH)
-        return [_member(partial) for reply in self._unmerged for partial in reply.partials]
+        return [member_of(partial) for reply in self._unmerged for partial in reply.partials]
 
     async def result(self) -> Ref:
         """Wait for the struct of all merged partials; no more replies arrive.
@@ -203,7 +204,7 @@ class PartialMerger:
     async def _value(self, batch: Sequence[Reply]) -> Ref:
         """Load the struct of all partials of a batch into the runtime."""
         executor = await self._executor()
-        return await executor.value(*structure(_member(partial) for reply in batch for partial in reply.partials))
+        return await executor.value(*structure(member_of(partial) for reply in batch for partial in reply.partials))
 
     async def _function(self, silos: int) -> Ref:
         if silos not in self._functions:
@@ -216,13 +217,3 @@ def _named(silos: Sequence[str]) -> str:
     """Return the names of the last few silos as text."""
     more = f", and {len(silos) - MAX_NAMES} more" if len(silos) > MAX_NAMES else ""
     return ", ".join(map(repr, silos[-MAX_NAMES:])) + more
-
-
-def _member(partial: Buffer) -> Buffer:
-    """Return the member of a serialized server-placed value."""
-    members = split(partial, MEMBERS)
-    if len(members) != 1:
-        raise WireError(
-            f"a silo's partial aggregate has {len(members)} values", hint="use the same version at both ends"
-        )
-    return members[0]

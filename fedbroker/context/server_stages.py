@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
+from fedbroker.context.adding import ADDED_BYTES, ADDED_SILOS, SumMerger
 from fedbroker.context.merging import LARGE_BATCH, MAX_BATCH_SILOS, PartialMerger
 from fedbroker.context.values.codec import ELEMENTS, split, structure
 from fedbroker.errors import ComputationFailed
@@ -40,7 +41,7 @@ class ServerSide:
         self.values: dict[str, Buffer] = dict(values)
         self._refs: dict[str, asyncio.Task[Ref]] = {}
         self._functions: dict[int, asyncio.Task[Ref]] = {}
-        self._merger: PartialMerger | None = None
+        self._merger: PartialMerger | SumMerger | None = None
 
     def begin(self, stage: ServerStage, replies: MergeScheduler, silos: int = 0) -> None:
         """Prepare to merge a stage's partials and then run it; :meth:`run` raises the errors.
@@ -51,8 +52,13 @@ class ServerSide:
             silos: number of silos that are expected to send partials.
         """
         if stage.fold is not None:
-            self._merger = PartialMerger(stage.fold, replies, self._get_executor, self._load)
-            if silos >= MAX_BATCH_SILOS or silos * stage.fold.size >= LARGE_BATCH:
+            if stage.fold.adds:
+                self._merger = SumMerger(stage, replies, self._get_executor)
+                many, large = ADDED_SILOS, ADDED_BYTES
+            else:
+                self._merger = PartialMerger(stage.fold, replies, self._get_executor, self._load)
+                many, large = MAX_BATCH_SILOS, LARGE_BATCH
+            if silos >= many or silos * stage.fold.size >= large:
                 silos = 0
         self._function(stage, silos)
         for slot in stage.inputs:

@@ -27,6 +27,7 @@ from fedbroker.plan.blocks import (
 from fedbroker.plan.cut import Local, Place
 from fedbroker.plan.masked import Masked
 from fedbroker.plan.model import ClientStage, Fold, ServerStage, Slot, Stage, Whole, serialize_computation
+from fedbroker.plan.sums import only_adds
 
 __all__ = ["Builder", "in_order_of_use"]
 
@@ -106,7 +107,8 @@ class Builder:
 
         inputs, _ = some(1)
         size = sum(static_bytes(slot.type) or 0 for slot in merged)  # a merged value has its partials' type
-        return Fold(inputs, lambda silos: some(silos)[1], whole, size)
+        adds = not inputs and all(only_adds(merge) for _, merge in merges)
+        return Fold(inputs, lambda silos: some(silos)[1], whole, size, adds)
 
     def _client(self, number: int) -> ClientStage | None:
         mine = [local for local in self.values.values() if self._at_clients(local) and local.stage == number]

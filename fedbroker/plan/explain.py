@@ -179,7 +179,8 @@ def _total(slots: Sequence[Slot]) -> int | None:
 
 
 def _server_lines(stage: ServerStage) -> list[str]:
-    parts = [f"merges {count_text(len(stage.merges), 'aggregate')}"] if stage.merges else []
+    how = " by adding" if stage.fold is not None and stage.fold.adds else ""
+    parts = [f"merges {count_text(len(stage.merges), 'aggregate')}{how}"] if stage.merges else []
     parts += [f"adds {count_text(len(stage.sums), 'masked sum')}"] if stage.sums else []
     what = ", ".join(parts) or "runs"
     return [f"server stage {stage.number}: {what}, computes {count_text(len(stage.outputs), 'value')}"]

@@ -151,12 +151,14 @@ class Fold:
             the struct of the merged values, and a zero that is available once they are.
         whole: for a number of silos, the fold of all of their partials and the rest of the stage.
         size: of one silo's partials in bytes, as far as their types determine it.
+        adds: merging adds the partials' tensors and does nothing else; see :mod:`fedbroker.plan.sums`.
     """
 
     inputs: tuple[Slot, ...]
     computation: Callable[[int], bytes]
     whole: Callable[[int], Whole]
     size: int
+    adds: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
