@@ -10,10 +10,11 @@ import numpy as np
 
 from benchmarks._report import Judged, Report, Row
 from fedbroker.masking.coordinator import CoordinatorSum
+from fedbroker.masking.dropout import DropoutSum
 from fedbroker.masking.members import Members
 from fedbroker.masking.pairwise import Masked, Occasion
 from fedbroker.masking.rings import Ring
-from fedbroker.masking.silo import DropoutSum, SiloMasking
+from fedbroker.masking.silo import SiloMasking
 from fedbroker.trust.keys import Identity, Public
 
 COLUMNS = ("silos", "elements", "CPU-s")

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from fedbroker.errors import MaskingError
+from fedbroker.masking import dropout, pairwise, silo
 from fedbroker.masking import offers as offers_module
-from fedbroker.masking import pairwise, silo
 from fedbroker.masking.members import MaskKey, Member, Members
 from fedbroker.masking.offers import Offer, deal, threshold_of
 from fedbroker.masking.pairwise import Occasion
@@ -52,7 +52,7 @@ class Asked:
     members: Members
     occasion: Occasion
     contributors: frozenset[str]
-    sums: dict[str, silo.DropoutSum] = field(default_factory=dict)
+    sums: dict[str, dropout.DropoutSum] = field(default_factory=dict)
     offers: dict[str, list[Offer]] = field(default_factory=dict)
     signatures: list[tuple[str, bytes]] = field(default_factory=list)
     signed: dict[str, set[Survivors]] = field(default_factory=dict)
@@ -383,8 +383,9 @@ class LyingCoordinator(RuleBasedStateMachine):
             self.masks += [(stream.key, negative) for stream, negative in streams]
 
         self.patch.setattr(silo, "pair_stream", pair_stream)
-        self.patch.setattr(silo, "own_stream", own_stream)
-        self.patch.setattr(silo, "apply_streams", apply_streams)
+        self.patch.setattr(dropout, "pair_stream", pair_stream)
+        self.patch.setattr(dropout, "own_stream", own_stream)
+        self.patch.setattr(dropout, "apply_streams", apply_streams)
         self.patch.setattr(pairwise, "apply_streams", apply_streams)
 
     def _asked(self, which):

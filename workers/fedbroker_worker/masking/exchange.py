@@ -26,9 +26,9 @@ from fedbroker_worker.threads import in_thread
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from fedbroker.masking.dropout import DropoutSum
     from fedbroker.masking.offers import Offer
     from fedbroker.masking.pairwise import Masked
-    from fedbroker.masking.silo import DropoutSum
     from fedbroker.transport import Signed
     from fedbroker.wire.messages import MaskNotice, WorkItem
     from fedbroker_worker.masking.requests import CheckedRequest
@@ -129,7 +129,7 @@ class Exchange:
         """Add this silo's masks to its values, in place. Blocks: call it in a thread.
 
         Raises:
-            MaskingError: see :meth:`fedbroker.masking.silo.DropoutSum.add_masks`.
+            MaskingError: see :meth:`fedbroker.masking.dropout.DropoutSum.add_masks`.
         """
         self._sum.add_masks(values, offers)
         self.is_masked = True
