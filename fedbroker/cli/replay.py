@@ -55,7 +55,8 @@ async def replay_work(
     is signed, and sealed if they require it, as a coordinator's own work is.
 
     Raises:
-        CohortError: the item continues a session, whose values are gone; or the silo is not present.
+        CohortError: the item continues a session, whose values are gone, or its outputs are parts of a masked sum; or
+            the silo is not present.
         SiloError: the silo failed, or lacks blobs that are not in the bundle.
         DeadlineExceeded: it did not reply in time.
         BrokerError: the broker cannot be used.
@@ -66,6 +67,12 @@ async def replay_work(
             f"the work item continues session {bundle.item.session_id} with values of an earlier stage ({kept}), "
             "so it cannot be replayed alone",
             hint="invoke the computation again",
+        )
+    if bundle.item.masking:
+        raise CohortError(
+            f"the work item's outputs are masked for a sum of session {bundle.item.session_id}, so it cannot be "
+            "replayed alone",
+            hint="invoke the computation again, or let the silo's administrator run it: fedbroker-silo replay",
         )
     announced = asyncio.Event()
 

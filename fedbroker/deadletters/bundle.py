@@ -11,7 +11,7 @@ from fedbroker.trust.envelope import unverified_body
 from fedbroker.wire.blobs import Buffer, digest_of
 from fedbroker.wire.codec import decode
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
-from fedbroker.wire.messages import Call, Data, Digest, Seeds, Select, Struct, Value, WorkItem
+from fedbroker.wire.messages import Call, Data, Digest, Seeds, Select, Struct, Value, WorkItem, blobs_of
 
 __all__ = ["WorkBundle", "save_blobs"]
 
@@ -45,7 +45,7 @@ class WorkBundle:
     @property
     def digests(self) -> tuple[Digest, ...]:
         """The digests of the blobs that the operations need, each once."""
-        return self.item.blobs
+        return blobs_of(self.item.ops)
 
     @property
     def missing(self) -> tuple[Digest, ...]:

@@ -179,6 +179,21 @@ async def test_work_that_continues_a_session_is_not_replayed(silo, kill, dead, r
     assert (await run("fedbroker-silo", "replay", "item")).code == 4
 
 
+async def test_work_of_a_masked_sum_is_replayed_in_a_process_only(silo, kill, dead, run):
+    function = identity_computation()
+    async with once_there(silo) as client:
+        item = client.item(call_ops(function), session="s8")
+        live = [(digest_of(one), len(one)) for one in await client.outputs(item, [function])]
+    await kill(msgspec.structs.replace(item, masking=digest_of(b"a request")), blobs=[function])
+    (letter,) = (await dead("list", "--json")).json
+    failed = await dead("replay", letter["id"])
+    assert failed.code == 4
+    assert "outputs are masked for a sum of session s8" in failed.err
+    assert len(failed.err.splitlines()) == 1
+    await dead("show", letter["id"], "--save", "item")
+    assert outputs(await run("fedbroker-silo", "replay", "item", "--json")) == live
+
+
 async def test_replay_reports_a_silos_failure_and_the_debugger_stops_at_it(silo, kill, dead, run, tmp_path):
     async with once_there(silo) as client:
         item = client.item(call_ops(identity_computation(), columns=[("nothing", "float32")]))
