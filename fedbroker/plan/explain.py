@@ -120,6 +120,8 @@ class Explanation:
                 lines += _client_lines(at[stage.number], self.dropouts)
         if self.plan.masked:
             lines.append(f"masked, the coordinator learns totals only: {', '.join(self.plan.masked)}")
+            if self.dropouts is None:  # explained without a context
+                lines.append("masked sums need keys at both ends: a context without keys refuses them")
         if self.plan.exposed:
             lines.append(f"in plaintext, seen by the coordinator: {', '.join(self.plan.exposed)}")
         trips = self.round_trips
@@ -129,12 +131,13 @@ class Explanation:
         return "\n".join(lines)
 
 
-def explain(comp: tff.Computation, *, secure_sum: SecureSum = "refuse") -> Explanation:
+def explain(comp: tff.Computation, *, secure_sum: SecureSum = "masked") -> Explanation:
     """Explain the cost of running ``comp`` on a cohort; no message is sent.
 
     Args:
         comp: the computation to explain.
-        secure_sum: how secure intrinsics are handled, as in :func:`fedbroker.create_sync_execution_context`.
+        secure_sum: how secure intrinsics are handled, as in :func:`fedbroker.create_sync_execution_context`. The
+            default is that of a context with keys; without keys, a context refuses them.
 
     Raises:
         PlanError: it cannot run on a cohort; names the unsupported part and its replacement.

@@ -219,8 +219,9 @@ def test_explanation_tells_what_is_masked():
     summed = tff.federated_computation(
         lambda x: (tff.federated_secure_sum_bitwidth(x, 32), tff.federated_sum(x)), vectors
     )
-    explained = explain(summed, secure_sum="masked")
+    explained = explain(summed)
     page = str(explained)
+    assert "a context without keys refuses them\n" in page
     assert "↑ int64[1000]  masked, 4.9 KiB" in page
     assert "↑ int64[1000]@SERVER  7.8 KiB" in page
     assert "= per silo: 0 B down, 13 KiB up, 1 round trip\n" in page
