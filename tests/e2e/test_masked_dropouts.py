@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from fedbroker_worker.policy.audit import read_audit
 
 import fedbroker
 from fedbroker.errors import SiloError
+from tests.support.context_settings import context_settings
 from tests.support.gated_source import block_reads, gated_source, read_count, unblock_reads
 from tests.support.local_tff import pack_arguments
 from tests.support.masked_cohort import MASKED, masked_cohort, masked_context
@@ -32,6 +35,16 @@ def rounded(column):
 @tff.federated_computation(tff.FederatedType(COLUMN, tff.CLIENTS))
 def summed(columns):
     return tff.federated_secure_sum(tff.federated_map(rounded, columns), 1000)
+
+
+@tff.tensorflow.computation(tff.TensorType(np.int32, [None]))
+def size(column):
+    return tf.size(column)
+
+
+@tff.federated_computation(tff.FederatedType(tff.TensorType(np.int32, [None]), tff.CLIENTS))
+def rows(columns):
+    return tff.federated_secure_sum(tff.federated_map(size, columns), 100)
 
 
 @pytest.fixture
@@ -73,6 +86,18 @@ def test_silo_that_is_killed_before_its_reply_is_not_in_the_sum(silos):
         (line,) = audit(silos, name, "revealed")
         assert line["survivors"] == ["s00", "s01", "s02"]
         assert line["dropped"] in ([], ["s03"])  # none if the stage was shared without it
+
+
+async def test_more_sums_at_a_time_than_a_silo_computes(broker, cohort, monkeypatch):
+    """Two coordinators' work reaches the silos in different orders; each silo computes for one sum at a time."""
+    monkeypatch.setenv("FEDBROKER_SILO_MAX_WORK", "1")
+    with masked_cohort(broker, cohort, 3, policy=MASKED) as silos:
+        settings = context_settings(secure_sum="masked", stragglers="drop", quorum=3, stage=60.0, retries=0)
+        make = partial(fedbroker.create_async_execution_context, silos.url, cohort=cohort, keys=silos.keys, min_silos=3)
+        async with make(**settings) as one, make(**settings) as other:
+            numbers = pack_arguments(rows, (fedbroker.data("numbers"),))
+            totals = await asyncio.gather(*[context.invoke(rows, numbers) for context in (one, other) * 3])
+    assert list(map(int, totals)) == [6] * 6
 
 
 @pytest.mark.parametrize("silos", [4], indirect=True)

@@ -19,7 +19,15 @@ from fedbroker.masking.steps import Refusal
 from fedbroker.masking.survivors import Revealed
 from fedbroker.trust import Identity
 from fedbroker.wire.messages import Done, Failed, Need
-from tests.support.masked_workers import COORDINATOR, DropoutRun, masked_cohort, ops_of, two_sums, with_fields
+from tests.support.masked_workers import (
+    COORDINATOR,
+    DropoutRun,
+    MaskedSilo,
+    masked_cohort,
+    ops_of,
+    two_sums,
+    with_fields,
+)
 from tests.support.transports import eventually
 
 pytestmark = pytest.mark.runtime
@@ -225,6 +233,24 @@ async def test_waiting_for_the_others_ends_with_the_stage(silos, function):
     assert isinstance(message, Failed)
     assert message.error_type == "timeout"
     assert silos["s0"].sums.exchanges.find(silos.item("s0", ()), COORDINATOR) is None
+
+
+async def test_work_that_waits_for_its_turn_has_made_its_offer(tmp_path, function, monkeypatch):
+    """Two sums reach the silos in different orders, and each silo computes for one at a time."""
+    monkeypatch.setattr(MaskedSilo, "max_work", 1)
+    ops, orders = ops_of(function), {"s1": ("s0", "s1", "s2"), "s2": ("s2", "s1", "s0")}
+    async with masked_cohort(tmp_path, 3) as silos:
+        runs = {name: DropoutRun(silos, silos.request(ops, [function], dropouts=True), session=name) for name in orders}
+        for at in range(3):
+            for name, order in orders.items():
+                await runs[name].start(ops, [function], [order[at]], session=name)
+        await asyncio.gather(*[run.share(session=name) for name, run in runs.items()])
+        totals = []
+        for name, run in runs.items():
+            await run.sign(session=name)
+            totals.append(await run.unmask(session=name))
+    assert totals[0] == totals[1]
+    assert totals[0][0][1] == 9
 
 
 async def test_lacking_blobs_come_with_the_work_again(silos, function):

@@ -132,6 +132,8 @@ class Replies:
 class MaskedSilo:
     """One silo: its keys, its worker and its audit log."""
 
+    max_work = 16
+
     def __init__(self, name, identity, roster, directory, runtimes, policy, start=1) -> None:
         directory.mkdir()
         sources = {"rows": {"query": f"select (i + {start})::int as k from range(3) t(i)"}}
@@ -159,6 +161,7 @@ class MaskedSilo:
             Guard(self.policy),
             audit=AuditLog(self.log),
             sums=self.sums,
+            max_work=self.max_work,
         )
         cache = ReplyCache(1 << 20)
         self.tasks = WorkTasks(
@@ -199,9 +202,9 @@ class MaskedSilo:
         assert (message.silo, message.incarnation) == (self.name, self.incarnation)
         return decode_step(content, kind)
 
-    async def answer(self, step, content, kind) -> object:
+    async def answer(self, step, content, kind, **notice) -> object:
         """Send a notice; return the content of the answer."""
-        self.notice(step, content)
+        self.notice(step, content, **notice)
         return await self.step(kind)
 
     def end(self, session: str, by: str = COORDINATOR) -> None:
@@ -283,15 +286,15 @@ class DropoutRun:
             silo = self.cohort[name]
             item_ = self.cohort.item(name, ops, self.request, **item)
             self.work[name] = asyncio.create_task(silo.send(item_, [*blobs, encode_request(self.request)]))
-        for name in self.work:
+        for name in names or list(self.cohort.silos):
             self.sum.add_offer(name, await self.cohort[name].step(Offer))
 
-    async def share(self, dropped=()) -> None:
+    async def share(self, dropped=(), **notice) -> None:
         """Let the silos share the stage, and take their values; those that drop out get no notice."""
         self.sharing = self.sum.fix_sharing()
         for name in self.work:
             if name not in dropped:
-                self.cohort[name].notice("sharing", self.sharing[name])
+                self.cohort[name].notice("sharing", self.sharing[name], **notice)
         for name, work in self.work.items():
             if name not in dropped:
                 message, outputs = await work
@@ -299,16 +302,16 @@ class DropoutRun:
                 blob = outputs[message.outputs[-1][0]]
                 self.sum.add_values(name, read_masked(blob, self.request.rings)[1])
 
-    async def sign(self) -> None:
+    async def sign(self, **notice) -> None:
         """Take the signatures of the survivors."""
         self.survivors = self.sum.close()
         for name in self.survivors:
-            self.sum.add_signature(name, await self.cohort[name].answer("survivors", self.survivors, bytes))
+            self.sum.add_signature(name, await self.cohort[name].answer("survivors", self.survivors, bytes, **notice))
 
-    async def unmask(self) -> list[list[int]]:
+    async def unmask(self, **notice) -> list[list[int]]:
         """Return the sum."""
         for name in self.survivors:
-            revealed = await self.cohort[name].answer("unmask", dict(self.sum.signatures), Revealed)
+            revealed = await self.cohort[name].answer("unmask", dict(self.sum.signatures), Revealed, **notice)
             self.sum.add_revealed(name, revealed)
         return listed(self.sum.result())
 

@@ -214,7 +214,8 @@ class SiloSettings:
         runtime_memory_bytes: the most that the C++ runtime may allocate; 0 for three quarters of the machine's memory.
         blob_cache_bytes: the size of the cache of models and computations for the next round.
         blob_cache_seconds: how long an unused blob is kept.
-        max_work: the most work items at a time; further ones wait at the broker.
+        max_work: the most work items that compute at a time; further ones wait at the broker. A silo with a roster
+            takes more of them, and makes their offers to masked sums.
         max_sessions: the most sessions that may hold values here at a time; work of further sessions is refused.
         standby: wait until the silo of this name that runs elsewhere has left, then take its place.
         renew_seconds: seconds after which an unfinished work item is returned to the broker and received again; less

@@ -89,6 +89,11 @@ UNMASK_SECONDS: Final = 20.0
 A coordinator asks within seconds of a stage's last reply; one that has dropped this silo never does.
 """
 
+MASKED_WORK: Final = 128
+"""The most work items that a silo with a roster takes from the broker: ``max_work`` of them compute, the others make
+their offers to masked sums, for which other silos wait. Each takes at most a megabyte.
+"""
+
 CAPABILITIES: Final = ("replay/1", SHUFFLE)
 """The silo's announced capabilities: work items as lists of operations, first version, and shuffled rows."""
 
@@ -146,7 +151,7 @@ class SiloService:
             heartbeat=silo.heartbeat,
             store_bytes=silo.blob_cache_bytes,
             store_seconds=silo.blob_cache_seconds,
-            prefetch=silo.max_work,
+            prefetch=silo.max_work if settings.roster is None else max(silo.max_work, MASKED_WORK),
             renew_seconds=silo.renew_seconds,
             enrolled=silo.enrolled,
         )
@@ -174,6 +179,7 @@ class SiloService:
             patience=patience,
             audit=self._audit,
             sums=self._sums,
+            max_work=silo.max_work,
         )
         self._accepted = accepted_file(settings)
         self._tasks = WorkTasks(

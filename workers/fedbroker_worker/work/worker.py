@@ -95,6 +95,7 @@ class Worker:
         patience: seconds without progress of a blob's transfer after which the blob counts as lost.
         audit: the log of work before data are read and of each reply before it leaves; None for no log.
         sums: the masked sums; None if the silo takes part in none.
+        max_work: the most work items that read data and compute at a time; others wait for their turn.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Worker:
         patience: float = PATIENCE,
         audit: AuditLog | None = None,
         sums: SiloSums | None = None,
+        max_work: int = 1024,
     ) -> None:
         self._silo = silo
         self._incarnation = incarnation
@@ -123,6 +125,7 @@ class Worker:
         self._patience = patience
         self._audit = audit
         self._sums = sums
+        self._slots = asyncio.Semaphore(max_work)
 
     async def answer(
         self,
@@ -178,12 +181,22 @@ class Worker:
         by = signed.by
         is_known = self._sessions.check(item, by)
         self._guard.check_item(item, by)
-        # Before any data are read: every blob is here or announced.
+        self._check_blobs(item)
+        # Masked sums begin before it is this item's turn: the silos of a sum wait for each other's offers, and two sums
+        # that reach two silos in different orders would wait for each other.
+        async with self._masks(item, signed, deadline) as masks, self._slots:
+            self._check_blobs(item)  # once more: a cached one may have gone by now
+            return await self._computed(item, by, deadline, record, masks, is_known=is_known)
+
+    def _check_blobs(self, item: WorkItem) -> None:
+        """Check that every blob is here or announced, before any data are read.
+
+        Raises:
+            _Lacking: some are not.
+        """
         lacking = [digest for digest in item.blobs if digest not in self._blobs and digest not in item.incoming]
         if lacking:
             raise _Lacking(lacking)
-        async with self._masks(item, signed, deadline) as masks:
-            return await self._computed(item, by, deadline, record, masks, is_known=is_known)
 
     async def _computed(
         self,
