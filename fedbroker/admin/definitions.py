@@ -168,10 +168,16 @@ def silo_rights(cohort: str, silo: str) -> Rights:
 
 
 def coordinator_rights() -> Rights:
-    """Return the permissions of coordinators, for every cohort of a virtual host but not for silos' own queues."""
+    """Return the permissions of coordinators, for every cohort of a virtual host but not for silos' own queues.
+
+    Coordinators publish events, with a cohort and a coordinator's id as routing key, and read none.
+    """
     exchanges = "|".join(re.escape(exchange.name) for exchange in topology.EXCHANGES)
-    own_names = rf"^({exchanges})$|^fedbroker\.({'|'.join(_OWN_QUEUES)})\."
-    return Rights(configure=own_names, write=own_names, read=own_names)
+    queues = rf"^fedbroker\.({'|'.join(_OWN_QUEUES)})\."
+    read = rf"^({exchanges})$|{queues}"
+    write = rf"^({exchanges}|{re.escape(topology.EVENTS.name)})$|{queues}"
+    events = Topic(topology.EVENTS, rf"^{_WORD}\.{_WORD}$")
+    return Rights(configure=write, write=write, read=read, topics=(events,))
 
 
 def _exactly(names: Iterable[str]) -> str:
@@ -194,7 +200,7 @@ def for_coordinator(vhost: str, name: str, password: str) -> Definitions:
                 "internal": False,
                 "arguments": {},
             }
-            for exchange in EXCHANGES
+            for exchange in (*EXCHANGES, topology.EVENTS)
         ],
         "policies": [
             {

@@ -37,6 +37,7 @@ from fedbroker.session.report import SessionReport, Statistics
 from fedbroker.session.roster import Member
 from fedbroker.session.session import Session
 from fedbroker.text import seconds_text
+from fedbroker.transport.coordinator.events import EventPublisher
 
 __all__ = ["Coordinator", "with_retries"]
 
@@ -83,6 +84,10 @@ class Coordinator:
             self._listeners.append(metrics.on_event)
         if self._progress is not None:
             self._listeners.append(self._progress.on_event)
+        self._publisher: EventPublisher | None = None
+        if settings.publishes_events:
+            self._publisher = EventPublisher(settings.url, settings.cohort)
+            self._listeners.append(self._publish)
         if settings.on_event is not None:
             self._listeners.append(settings.on_event)
 
@@ -120,6 +125,12 @@ class Coordinator:
     async def emit(self, event: Event) -> None:
         """Log an event of the program, and pass it to the listeners."""
         emit(self._listeners, event)
+
+    def _publish(self, event: Event) -> None:
+        """Publish an event for boards; it is on its way when this returns, or never."""
+        if self._publisher is not None:
+            position = {"name": event.name, "session": event.session, "stage": event.stage, "silo": event.silo}
+            self._publisher.put({**position, "details": event.details})
 
     @property
     def last_session(self) -> SessionReport | None:
@@ -186,7 +197,10 @@ class Coordinator:
             runtimes, self._runtimes = self._runtimes, None
             journal, self._journal = self._journal, None
         if cohort is not None:
-            await cohort.close()
+            async with asyncio.TaskGroup() as closing:
+                closing.create_task(cohort.close())
+                if self._publisher is not None:
+                    closing.create_task(self._publisher.close())
         if journal is not None:
             journal.close()
         if runtimes is not None:
@@ -247,6 +261,8 @@ class Coordinator:
                         raise _waited(error, settings.timeouts.join + time.monotonic() - attempt.join.at) from None
                     raise
                 self._cohort = cohort
+                if self._publisher is not None:
+                    self._publisher.start(cohort.coordinator_id)
             return self._cohort
 
     async def start_session(

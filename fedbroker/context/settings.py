@@ -88,6 +88,8 @@ class Options:
         metrics: ``HOST:PORT``, such as ``"127.0.0.1:9464"``, where the context serves metrics over HTTP for
             Prometheus, without a password, until it is closed; None for nowhere. Port 0 is any free one:
             ``context.metrics_url`` tells.
+        events: publish the events of ``on_event`` at the broker, for ``fedbroker board``. They hold names, times, sizes
+            and the metrics that the program reports, in plaintext. None publishes them unless messages are sealed.
         isolation: of the coordinator's C++ runtime; ``"none"`` for hosts that isolate it by other means.
         runtime_confinement: of the coordinator's C++ runtime, behind the namespaces: ``"required"`` does not start it
             if a graph in it could read this user's files; ``"off"`` confines nothing.
@@ -108,6 +110,7 @@ class Options:
     compression: Compression = "off"
     limits: Limits | None = None
     metrics: str | None = None
+    events: bool | None = None
     isolation: Literal["namespace", "none"] = "namespace"
     runtime_confinement: Mode = "best-effort"
     runtime_memory_bytes: int | None = None
@@ -122,6 +125,7 @@ class Options:
             ("merge_order", self.merge_order, get_args(MergeOrder)),
             ("secure_sum", self.secure_sum, (None, *get_args(SecureSum))),
             ("runtime_confinement", self.runtime_confinement, get_args(Mode)),
+            ("events", self.events, (None, True, False)),
         ):
             if value not in choices:
                 words = [json.dumps(choice) for choice in choices if choice is not None]
@@ -202,6 +206,12 @@ class Settings:
         """The handling of secure sums: by default, a context with keys masks them and one without refuses them."""
         chosen = self.options.secure_sum
         return chosen if chosen is not None else "refuse" if self.keys is None else "masked"
+
+    @property
+    def publishes_events(self) -> bool:
+        """True if events are published at the broker: by default unless the broker is to read nothing."""
+        chosen = self.options.events
+        return chosen if chosen is not None else self.trusted is None or not self.trusted.seal
 
     def _quorum(self) -> int | float:
         """Return the quorum as the session's policy takes it: a float is a fraction there."""

@@ -144,6 +144,11 @@ class CoordinatorCohort:
         await self.close()
 
     @property
+    def coordinator_id(self) -> str:
+        """The id of this coordinator."""
+        return self._transport.coordinator_id
+
+    @property
     def silos(self) -> tuple[Member, ...]:
         """The silos that are present now, sorted by name."""
         return self._roster.present(time.monotonic())
@@ -174,7 +179,7 @@ class CoordinatorCohort:
             names = [member.name for member in present]
             if names != reported:
                 reported = names
-                self._emit("waiting_for_silos", present=names, wanted=max(min_silos, at_least))
+                self._emit("waiting_for_silos", present=names, wanted=max(min_silos, at_least), seconds=deadline.left())
             self._roster_changed.clear()
             try:
                 async with asyncio.timeout(deadline.left()):

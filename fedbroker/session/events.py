@@ -60,8 +60,10 @@ class EventDetails(TypedDict, total=False):
     error: str
     in_place_of: str
     incarnation: str
+    masked: bool
     members: list[str]
     metrics: dict[str, float]
+    needed: int
     of: int
     outcome: OutcomeName | Literal["ok", "cancelled"]
     participants: int

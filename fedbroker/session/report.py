@@ -302,10 +302,12 @@ class Recorder:
         """Emit an event of this session."""
         emit(self.listeners, Event(name, self.report.session, self._stage, silo, details))
 
-    def stage_started(self, stage: int, silos: Sequence[str], seconds: float) -> None:
+    def stage_started(
+        self, stage: int, silos: Sequence[str], seconds: float, needed: int = 0, *, masked: bool = False
+    ) -> None:
         """Record the start of a stage, before its silos are asked."""
         self._stage, self._stage_began, self._silos = stage, time.monotonic(), {}
-        self.emit("stage_started", silos=len(silos), seconds=seconds)
+        self.emit("stage_started", silos=len(silos), seconds=seconds, needed=needed, masked=masked)
 
     def silo_ended(self, timings: RequestTimings, outcome: Outcome) -> None:
         """Record that a silo answered or was dropped."""

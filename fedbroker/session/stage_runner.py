@@ -79,7 +79,9 @@ class StageRunner:
         with tracing.span(
             "client stage", session=session.session_id, stage=state.stage, silos=len(state.silos)
         ) as span:
-            session.recorder.stage_started(state.stage, state.silos, state.seconds)
+            session.recorder.stage_started(
+                state.stage, state.silos, state.seconds, state.needed, masked=self._masked is not None
+            )
             try:
                 with nullcontext() if self._masked is None else self._masked.replies():
                     await self._run_tasks()

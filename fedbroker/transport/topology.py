@@ -11,6 +11,7 @@ from typing import Final, Literal
 __all__ = [
     "BLOBS",
     "DEAD",
+    "EVENTS",
     "EXCHANGES",
     "LOBBY",
     "MAIL",
@@ -23,10 +24,12 @@ __all__ = [
     "archive",
     "blobs_key",
     "blobs_queue",
+    "board_queues",
     "callback_queue",
     "coordinator_id_of",
     "coordinator_prefix",
     "coordinator_signer",
+    "events_key",
     "lobby_queue",
     "mailbox",
     "reading_lock",
@@ -85,6 +88,8 @@ LOBBY: Final = Exchange("fedbroker.lobby", "topic")
 MAIL: Final = Exchange("fedbroker.mail", "direct")
 DEAD: Final = Exchange("fedbroker.dead", "topic")
 EXCHANGES: Final = (WORK, REPLY, BLOBS, RESULTS, LOBBY, MAIL, DEAD)
+EVENTS: Final = Exchange("fedbroker.events", "topic")
+"""Not one of the above: rounds run without it, at brokers and with permissions that are older than it."""
 
 
 def work_queue(cohort: str, silo: str) -> Queue:
@@ -163,6 +168,25 @@ def reading_lock(cohort: str) -> Queue:
     return Queue(f"fedbroker.reading.{cohort}", (), {}, exclusive=True)
 
 
+def board_queues(board: str, cohorts: tuple[str, ...] = ()) -> tuple[Queue, Queue]:
+    """Return a board's queues, of announcements and of events; without cohorts, of all cohorts.
+
+    A board that does not keep up loses the oldest messages.
+    """
+    names = cohorts or ("*",)
+    arguments: dict[str, str | int] = {"x-message-ttl": 30 * SECONDS, "x-max-length": MAX_IN_LOBBY}
+    silos, events = (
+        Queue(
+            f"fedbroker.board.{board}.{kind}",
+            tuple(Binding(exchange, f"{name}.*") for name in names),
+            arguments,
+            exclusive=True,
+        )
+        for kind, exchange in (("silos", LOBBY), ("events", EVENTS))
+    )
+    return silos, events
+
+
 def coordinator_prefix(cohort: str) -> str:
     """Return the prefix of the coordinator ids of a cohort: 8 hexadecimal digits.
 
@@ -219,3 +243,8 @@ def results_key(coordinator_id: str, silo: str) -> str:
 def blobs_key(cohort: str, silo: str | None) -> str:
     """Return the routing key of a chunk to one silo, or to all silos of the cohort (None)."""
     return cohort if silo is None else silo_key(cohort, silo)
+
+
+def events_key(cohort: str, coordinator_id: str) -> str:
+    """Return the routing key of a coordinator's events."""
+    return f"{cohort}.{coordinator_id}"

@@ -159,10 +159,14 @@ class Channel:
         prefetch: int,
         exclusive: bool,
     ) -> Consumer:
-        """Consume a queue; ``on_cancel`` is called when the broker cancels the consumer."""
+        """Consume a queue; ``on_cancel`` is called when the broker cancels the consumer.
+
+        With ``prefetch=0`` nothing is to be acknowledged: the broker forgets each message that it has sent.
+        """
         self._amqp.on_consumer_cancel_callbacks.add(lambda _: on_cancel())
-        await _answer(self._amqp.basic_qos(prefetch_count=prefetch), "prefetch")
-        consuming = self._amqp.basic_consume(queue.name, on_message, exclusive=exclusive)
+        if prefetch:
+            await _answer(self._amqp.basic_qos(prefetch_count=prefetch), "prefetch")
+        consuming = self._amqp.basic_consume(queue.name, on_message, exclusive=exclusive, no_ack=not prefetch)
         answer = await _answer(consuming, f"queue {queue.name!r}")
         return Consumer(self._amqp, str(answer.consumer_tag))
 

@@ -150,6 +150,15 @@ class Connection:
         for queue in queues:
             await self._declare_queue(channel, queue)
 
+    async def check_exchange(self, exchange: Exchange) -> None:
+        """Check that an exchange exists. A passive declaration needs no permission.
+
+        Raises:
+            NotFound: it does not exist; the connection goes on.
+            ConnectionLost: the connection ended.
+        """
+        await self._ask((await self._channel(watched=False)).check_exchange(exchange), may_be_missing=True)
+
     async def restore(self, exchanges: tuple[Exchange, ...], queues: tuple[Queue, ...]) -> list[str]:
         """Declare missing exchanges again, and bind existing queues again: a deleted exchange takes its bindings along.
 
@@ -243,7 +252,7 @@ class Connection:
         Args:
             queue: an existing queue.
             handler: called with each delivery; if it raises, the error is logged and the message rejected.
-            prefetch: maximum number of unacknowledged deliveries.
+            prefetch: maximum number of unacknowledged deliveries; 0 for messages that need no acknowledgement.
             exclusive: allow no other consumer of the queue.
 
         Raises:
