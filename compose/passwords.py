@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Make compose/secrets/: users and passwords for the broker of compose.yaml, and Grafana's. Needs Python 3 alone.
+"""Make compose/secrets/: users and passwords for broker, Grafana and board of compose.yaml. Needs Python 3 alone.
 
-Each silo and the coordinator get a user of their own, whose URL goes into a file of that name; the broker gets hashes
-of the passwords. An existing directory is left unchanged. For new passwords, remove the directory and restart the
-broker.
+Each silo, the coordinator and the board get a user of their own, whose URL goes into a file of that name; the broker
+gets hashes of the passwords. An existing directory is left unchanged. For new passwords, remove the directory and
+restart the broker.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from pathlib import Path
 SILOS = ("ewr", "jfk", "lga")
 COHORT = "airports"
 OURS = r"^fedbroker\."
+BOARDS = r"fedbroker\.board\.[0-9a-f]+\.(silos|events)"
+READS_ONLY = {"configure": f"^{BOARDS}$", "write": f"^{BOARDS}$", "read": rf"^({BOARDS}|fedbroker\.(lobby|events))$"}
+TOPICS = ("lobby", "events")  # of the exchanges that a board reads, which may start before all others
 
 
 def main() -> None:
@@ -28,11 +31,12 @@ def main() -> None:
         directory.mkdir(mode=0o700)
     except FileExistsError:
         sys.exit(f"{directory} exists already: remove it for new passwords")
-    passwords = {name: secrets.token_urlsafe(24) for name in ("coordinator", *SILOS)}
+    passwords = {name: secrets.token_urlsafe(24) for name in ("coordinator", "board", *SILOS)}
     for name, password in passwords.items():
         write(directory / name, f"amqp://{name}:{password}@broker:5672/")
     write(directory / "definitions.json", json.dumps(definitions(passwords), indent=2))
-    write(directory / "grafana", secrets.token_urlsafe(24))
+    for name in ("grafana", "board-token"):
+        write(directory / name, secrets.token_urlsafe(24))
 
 
 def write(path: Path, text: str) -> None:
@@ -56,12 +60,25 @@ def definitions(passwords: dict[str, str]) -> dict[str, object]:
         ],
         "permissions": [
             {"user": "coordinator", "vhost": "/", "configure": OURS, "write": OURS, "read": OURS},
+            {"user": "board", "vhost": "/", **READS_ONLY},
             *({"user": silo, "vhost": "/", **of_its_own(silo)} for silo in SILOS),
         ],
         "topic_permissions": [
             {"user": silo, "vhost": "/", "exchange": f"fedbroker.{exchange}", "write": write, "read": read}
             for silo in SILOS
             for exchange, (write, read) in speaks_for_itself(silo).items()
+        ],
+        "exchanges": [
+            {
+                "name": f"fedbroker.{name}",
+                "vhost": "/",
+                "type": "topic",
+                "durable": True,
+                "auto_delete": False,
+                "internal": False,
+                "arguments": {},
+            }
+            for name in TOPICS
         ],
     }
 

@@ -11,5 +11,5 @@ trap 'rm -rf "$rendered"' EXIT
 
 if docker compose version >/dev/null 2>&1; then # Compose v2; no daemon is asked for this
     docker compose -f compose/compose.yaml --profile '*' config --quiet
-    docker compose -f compose/compose.yaml -f compose/tls.yaml -f compose/watch.yaml --profile '*' config --quiet
+    docker compose -f compose/compose.yaml -f compose/tls.yaml -f compose/watch.yaml -f compose/board.yaml --profile '*' config --quiet
 fi

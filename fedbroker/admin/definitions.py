@@ -19,7 +19,9 @@ __all__ = [
     "SILO",
     "Definitions",
     "User",
+    "board_rights",
     "coordinator_rights",
+    "for_board",
     "for_coordinator",
     "for_login",
     "for_silo",
@@ -38,6 +40,7 @@ NOTHING: Final = "^$"
 
 COORDINATOR: Final = "fedbroker-coordinator"
 SILO: Final = "fedbroker-silo"
+BOARD: Final = "fedbroker-board"
 """Tags of our users at the broker; RabbitMQ attaches no meaning to them."""
 
 _OWN_QUEUES: Final = ("callback", "results", "roster", "reading", "lobby", "dead")
@@ -180,6 +183,24 @@ def coordinator_rights() -> Rights:
     return Rights(configure=write, write=write, read=read, topics=(events,))
 
 
+def board_rights(cohorts: Iterable[str] = ()) -> Rights:
+    """Return the permissions of a board: it reads announcements and events, on queues of its own, and writes nothing.
+
+    Args:
+        cohorts: the cohorts that it may see; empty for all of the virtual host.
+    """
+    own_queues = r"fedbroker\.board\.[0-9a-f]+\.(silos|events)"
+    exchanges = "|".join(re.escape(exchange.name) for exchange in (topology.LOBBY, topology.EVENTS))
+    names = "|".join(map(re.escape, cohorts))
+    seen = rf"^({names})\.\*$" if names else ".*"
+    return Rights(
+        configure=f"^{own_queues}$",
+        write=f"^{own_queues}$",
+        read=f"^({own_queues}|{exchanges})$",
+        topics=(Topic(topology.LOBBY, NOTHING, seen), Topic(topology.EVENTS, NOTHING, seen)),
+    )
+
+
 def _exactly(names: Iterable[str]) -> str:
     return f"^({'|'.join(map(re.escape, names))})$"
 
@@ -190,18 +211,7 @@ def for_coordinator(vhost: str, name: str, password: str) -> Definitions:
         "vhosts": [{"name": vhost}],
         "users": [_user(name, password, COORDINATOR)],
         **_granted(vhost, name, coordinator_rights()),
-        "exchanges": [
-            {
-                "name": exchange.name,
-                "vhost": vhost,
-                "type": exchange.kind,
-                "durable": True,
-                "auto_delete": False,
-                "internal": False,
-                "arguments": {},
-            }
-            for exchange in (*EXCHANGES, topology.EVENTS)
-        ],
+        "exchanges": [_exchange(vhost, exchange) for exchange in (*EXCHANGES, topology.EVENTS)],
         "policies": [
             {
                 "vhost": vhost,
@@ -213,6 +223,15 @@ def for_coordinator(vhost: str, name: str, password: str) -> Definitions:
             }
             for policy in POLICIES
         ],
+    }
+
+
+def for_board(vhost: str, name: str, password: str, cohorts: Iterable[str] = ()) -> Definitions:
+    """Return a board's user with exactly its permissions, and the exchange of events."""
+    return {
+        "users": [_user(name, password, BOARD)],
+        **_granted(vhost, name, board_rights(cohorts)),
+        "exchanges": [_exchange(vhost, topology.EVENTS)],
     }
 
 
@@ -265,6 +284,18 @@ def _granted(vhost: str, user: str, rights: Rights) -> Definitions:
         {**scope, "exchange": topic.exchange.name, "write": topic.write, "read": topic.read} for topic in rights.topics
     ]
     return {"permissions": [{**scope, **rights_by_kind}], "topic_permissions": topics}
+
+
+def _exchange(vhost: str, exchange: Exchange) -> dict[str, Any]:
+    return {
+        "name": exchange.name,
+        "vhost": vhost,
+        "type": exchange.kind,
+        "durable": True,
+        "auto_delete": False,
+        "internal": False,
+        "arguments": {},
+    }
 
 
 def _queue(vhost: str, queue: Queue) -> dict[str, Any]:

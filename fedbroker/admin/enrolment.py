@@ -103,6 +103,31 @@ class Enrolment:
             new_authority(self._folder.authority, force=False)
         return Handout(coordinator, directory, identity.public, self._rosters.make_administrator().public)
 
+    def board(self, target: Target, name: str, cohorts: Sequence[str] = ()) -> Handout:
+        """Make a board's user, which reads announcements and events and writes nothing, and the file with its URL.
+
+        Args:
+            target: where the user is made.
+            name: of the user.
+            cohorts: the cohorts that it may see; empty for all of the virtual host.
+
+        Raises:
+            ConfigError: a user of that name exists, or the file cannot be written.
+            BrokerError: the broker does not answer, or refuses.
+        """
+        directory = self._folder.board(check_name("board", name))
+        names = [check_name("cohort", cohort) for cohort in cohorts]
+        self._check_free(directory / URL)
+        if isinstance(target, LiveBroker):
+            target.check_ready()
+        if not self._force:
+            target.check_new(name)
+        password = _password()
+        target.load(definitions.for_board(self._vhost, name, password, names))
+        url = self._broker.for_user(name, password, self._vhost, **self._vouched(directory))
+        write_secret(directory / URL, f"{url}\n", force=self._force)
+        return Handout(name, directory, None)
+
     def enroll(
         self,
         target: Target,

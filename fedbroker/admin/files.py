@@ -5,6 +5,7 @@ The layout of the administrator's directory, which only its owner may read:
     admin.toml                            virtual host, the broker's public URL, the lifetime of rosters
     administrator.key                     signs rosters: see fedbroker.admin.rosters
     authority/ca.pem, ca.key              signs silos' certificates
+    boards/NAME/broker.url                with its password
     coordinators/NAME/broker.url          with its password
     coordinators/NAME/secret.key
     coordinators/NAME/COHORT.keys.toml    its silos' public keys
@@ -85,6 +86,10 @@ class Folder:
     def silo(self, cohort: str, silo: str) -> Path:
         """Return the directory of a silo's files."""
         return self.root / "silos" / cohort / silo
+
+    def board(self, name: str) -> Path:
+        """Return the directory of one board's files."""
+        return self.root / "boards" / name
 
     def coordinator(self, name: str) -> Path:
         """Return the directory of a coordinator's files."""

@@ -37,6 +37,13 @@ app.command(
 The login for the management API, such as https://admin:password@broker.example:15671, is read from
 FEDBROKER_ADMIN_URL, or from the file that FEDBROKER_ADMIN_URL_FILE names."""),
 )
+app.command(
+    "fedbroker.cli.board:app",
+    name="board",
+    help=_unwrapped("""Serve a page of cohorts, sessions and curves.
+
+The page shows live which silos are present, why a session waits, and the metrics of programs. It is read-only."""),
+)
 app.command("fedbroker.cli.local:app", name="broker", help="Run a RabbitMQ node for this machine only.")
 app.command(
     "fedbroker.cli.cohort:app",

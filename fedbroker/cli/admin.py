@@ -83,6 +83,11 @@ _ROTATE = """Examples:
 _REVOKE = """Examples:
   fedbroker admin revoke ewr --cohort airports"""
 
+_BOARD = """Examples:
+  fedbroker admin board
+  fedbroker admin board airports-board --cohort airports
+  fedbroker admin board --definitions board.json"""
+
 _LIST = """Examples:
   fedbroker admin list
   fedbroker admin list --cohort airports --json | jq -r '.[] | select(.connections == 0).silo'"""
@@ -112,6 +117,33 @@ def init(
             "next: `fedbroker admin enroll SILO --cohort COHORT` for each silo",
             f"then hand {made.directory} to the user of the programs, whose environment gets",
             "    FEDBROKER_URL_FILE=.../broker.url  FEDBROKER_KEYS=.../COHORT.keys.toml",
+        )
+
+
+@app.command(help_epilogue=_BOARD)
+def board(
+    name: Annotated[str, cyclopts.Parameter(help="Name of the board's user.")] = "board",
+    /,
+    *,
+    cohort: Annotated[
+        tuple[str, ...],
+        cyclopts.Parameter(negative="", help="Let it see this cohort only; may be repeated. Default: all."),
+    ] = (),
+    making: _Making = _Making(),
+    json: Json = False,
+) -> None:
+    """Make a read-only user for `fedbroker board serve`.
+
+    It may read silos' announcements and coordinators' events, and the number of
+    dead letters. It can publish nothing and read no work, reply or result.
+    """
+    with _enrolment(making) as (enrolment, target):
+        made = enrolment.board(target, name, cohort)
+        _print_handout(
+            made,
+            json,
+            f"next: FEDBROKER_URL_FILE={made.directory}/broker.url fedbroker board serve"
+            + "".join(f" --cohort {one}" for one in cohort),
         )
 
 

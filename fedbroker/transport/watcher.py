@@ -14,10 +14,9 @@ from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerLost, BrokerRefused, WireError
 from fedbroker.log import get_logger
 from fedbroker.transport import topology
-from fedbroker.transport.amqp.browser import QueueBrowser, in_time
+from fedbroker.transport.amqp.browser import in_time
 from fedbroker.transport.amqp.connection import Connection
-from fedbroker.transport.amqp.dial import connect
-from fedbroker.transport.amqp.exceptions import NotFound
+from fedbroker.transport.amqp.exceptions import ConnectionLost, NotFound
 from fedbroker.transport.amqp.message import Delivery
 from fedbroker.transport.amqp.reconnecting import ReconnectingConnection
 from fedbroker.transport.amqp.url import parse
@@ -32,7 +31,7 @@ __all__ = ["BrokerWatcher"]
 _log = get_logger(__name__)
 
 COUNT_SECONDS: Final = 20.0
-"""Seconds to connect and count the dead letters of all cohorts."""
+"""Seconds to count the dead letters of all cohorts."""
 
 
 class BrokerWatcher:
@@ -92,19 +91,16 @@ class BrokerWatcher:
         """Return the number of dead letters of each cohort; None for a cohort without an archive of them.
 
         Raises:
-            BrokerError: the broker cannot be reached, or does not answer in time.
+            BrokerLost: the connection is down, or the broker does not answer in time.
         """
-        counts: dict[str, int | None] = {}
+        deadline = Deadline.after(COUNT_SECONDS)
+        connection = await self._connection.ready(deadline)
         with in_time():
-            async with asyncio.timeout(COUNT_SECONDS):
-                connected = await connect(self._address, "fedbroker board dead letters", Deadline.after(COUNT_SECONDS))
+            async with asyncio.timeout(deadline.left()):
                 try:
-                    browser = QueueBrowser(connected)
-                    for cohort in cohorts:
-                        counts[cohort] = await browser.count(topology.archive(cohort))
-                finally:
-                    await connected.close()
-        return counts
+                    return {cohort: await connection.count(topology.archive(cohort)) for cohort in cohorts}
+                except ConnectionLost as error:
+                    raise BrokerLost(f"the connection with the broker was lost ({error})") from None
 
     async def _set_up(self, connection: Connection) -> None:
         await self._declare_exchanges(connection)

@@ -13,8 +13,10 @@ from tests.support.wait import PROCESS_SECONDS
 
 ROOT = Path(__file__).parents[2]
 UNITS = ROOT / "config" / "systemd"
-INSTANCES = ("fedbroker-silo@ewr.service", "fedbroker-coordinator@delays.service")
+BOARD = "fedbroker-board.service"
+INSTANCES = ("fedbroker-silo@ewr.service", "fedbroker-coordinator@delays.service", BOARD)
 TEMPLATES = [re.sub("@.*", "@.service", name) for name in INSTANCES]
+RUNTIMES = TEMPLATES[:2]
 CONFINING = (
     *("mount", "umount2", "pivot_root", "seccomp"),
     *("landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"),
@@ -75,7 +77,7 @@ def test_exposure_level_is_low(name):
     assert analyze(*judged, "--threshold=1").returncode != 0
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", RUNTIMES)
 def test_runtime_namespaces_are_allowed(name):
     unit = settings(name)
     assert set(unit["RestrictNamespaces"][0].split()) == {"user", "net", "pid", "mnt", "ipc"}
@@ -84,6 +86,14 @@ def test_runtime_namespaces_are_allowed(name):
         assert call in allowed, call
     assert {"AF_UNIX", "AF_INET"} <= set(unit["RestrictAddressFamilies"][0].split())
     assert not {"SocketBindDeny", "PrivateNetwork", "MemoryDenyWriteExecute"} & unit.keys()
+
+
+def test_the_board_listens_on_loopback_and_has_no_namespaces():
+    unit = settings(BOARD)
+    (start,) = unit["ExecStart"]
+    assert start.endswith("--listen 127.0.0.1:8080")
+    assert unit["RestrictNamespaces"] == ["yes"]
+    assert "StateDirectory" not in unit
 
 
 def filtered(lines: list[str]) -> set[str]:
@@ -107,7 +117,8 @@ def calls(words: str) -> set[str]:
 
 
 def test_secrets_are_read_from_credentials():
-    for name, variable in zip(TEMPLATES, ("FEDBROKER_SILO_BROKER_FILE", "FEDBROKER_URL_FILE"), strict=True):
+    variables = ("FEDBROKER_SILO_BROKER_FILE", "FEDBROKER_URL_FILE", "FEDBROKER_URL_FILE")
+    for name, variable in zip(TEMPLATES, variables, strict=True):
         unit = settings(name)
         loaded = {line.split(":")[0] for line in unit["LoadCredential"]}
         assert f"{variable}=broker" in unit["Environment"]

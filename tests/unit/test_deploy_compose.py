@@ -13,7 +13,9 @@ import pytest
 import yaml
 from cryptography.hazmat.primitives import serialization
 
+from fedbroker.admin.definitions import board_rights
 from fedbroker.runtime.host import confinement, kernel
+from fedbroker.transport import topology
 from tests.support.certificates import self_signed
 from tests.support.pages import blocks
 from tests.support.wait import PROCESS_SECONDS
@@ -21,7 +23,7 @@ from tests.support.wait import PROCESS_SECONDS
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "compose"
 SECCOMP = ROOT / "config" / "seccomp" / "fedbroker.json"
-FILES = ("compose.yaml", "tls.yaml", "watch.yaml")
+FILES = ("compose.yaml", "tls.yaml", "watch.yaml", "board.yaml")
 DOCKERFILES = sorted(COMPOSE.glob("*.Dockerfile"))
 PUBLIC = {"rabbitmq", "prom/prometheus", "grafana/grafana"}
 
@@ -123,6 +125,38 @@ def test_silos_reach_one_port_of_the_broker_and_none_of_prometheus():
         "prometheus",
         "grafana",
     }
+
+
+def test_the_board_is_published_on_this_machine_with_a_token_and_reaches_the_broker_alone():
+    document = load("board.yaml")
+    board = document["services"]["board"]
+    assert board["ports"] == ["127.0.0.1:8080:8080"]
+    assert board["environment"]["FEDBROKER_BOARD_TOKEN_FILE"] == "/run/secrets/token"
+    assert board["networks"] == ["board", "published"]
+    assert document["networks"]["board"] == {"internal": True}
+    assert board["read_only"] is True
+    assert board["cap_drop"] == ["ALL"]
+    assert board["security_opt"] == ["no-new-privileges:true"]
+    assert board["healthcheck"]["test"]
+    assert board["depends_on"] == {"broker": {"condition": "service_healthy"}}
+
+
+def test_the_boards_user_has_the_rights_that_admin_gives_it(tmp_path):
+    command = [sys.executable, str(COMPOSE / "passwords.py"), str(tmp_path / "made")]
+    subprocess.run(command, check=True, timeout=PROCESS_SECONDS)
+    definitions = json.loads((tmp_path / "made" / "definitions.json").read_text())
+    (given,) = [one for one in definitions["permissions"] if one["user"] == "board"]
+    rights = board_rights()
+    assert (given["configure"], given["write"]) == (rights.configure, rights.write)
+    for name in (
+        "fedbroker.lobby",
+        "fedbroker.events",
+        "fedbroker.board.0a.silos",
+        "fedbroker.work",
+        "fedbroker.lobby.x",
+    ):
+        assert bool(re.fullmatch(given["read"], name)) == bool(re.fullmatch(rights.read, name))
+    assert {one["name"] for one in definitions["exchanges"]} == {topology.LOBBY.name, topology.EVENTS.name}
 
 
 def test_our_containers_may_write_only_where_needed():
@@ -260,10 +294,11 @@ def test_passwords_are_random_and_readable_only_by_their_owner(tmp_path):
     assert make("one").returncode == make("two").returncode == 0
     assert stat.S_IMODE((tmp_path / "one").stat().st_mode) == 0o700
     files = {path.name: path.read_text() for path in (tmp_path / "one").iterdir()}
-    assert {f"./secrets/{name}" for name in files} == {one["file"] for one in WHOLE["secrets"].values()}
+    secrets = {**WHOLE["secrets"], **load("board.yaml")["secrets"]}
+    assert {f"./secrets/{name}" for name in files} == {one["file"] for one in secrets.values()}
     assert all(text != (tmp_path / "two" / name).read_text() for name, text in files.items())
-    hidden = {re.search(r":([^:@/]*)@", files[name])[1] for name in ("coordinator", "ewr", "jfk", "lga")}
-    assert len(hidden) == 4
+    hidden = {re.search(r":([^:@/]*)@", files[name])[1] for name in ("coordinator", "board", "ewr", "jfk", "lga")}
+    assert len(hidden) == 5
     assert not any(password in files["definitions.json"] for password in hidden)
     again = make("one")
     assert again.returncode == 1
@@ -345,7 +380,8 @@ def test_permissions_equal_those_of_the_security_page(tmp_path):
     )  # fmt: skip
     lines = [line.split("\t")[:-1] for line in said.stdout.splitlines()]
     kinds = ("configure", "write", "read")
-    assert {(one["user"], *(one[kind] for kind in kinds)) for one in given["permissions"]} == {
+    permissions = [one for one in given["permissions"] if one["user"] != "board"]  # which `admin board` has, see above
+    assert {(one["user"], *(one[kind] for kind in kinds)) for one in permissions} == {
         (user.replace("ewr", silo), *(one.replace("ewr", silo) for one in rest))
         for name, user, *rest in lines if name == "set_permissions"
         for silo in (("ewr", "jfk", "lga") if user == "ewr" else ("coordinator",))

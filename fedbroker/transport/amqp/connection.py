@@ -159,6 +159,22 @@ class Connection:
         """
         await self._ask((await self._channel(watched=False)).check_exchange(exchange), may_be_missing=True)
 
+    async def count(self, queue: Queue) -> int | None:
+        """Return the number of ready messages in a queue; None if it does not exist. Needs no permission.
+
+        Raises:
+            ConnectionLost: the connection ended.
+        """
+        channel = await self._channel(watched=False)
+        try:
+            state = await self._ask(channel.inspect(queue), may_be_missing=True)
+        except NotFound:
+            return None
+        finally:
+            self._channels.remove(channel)
+        await self._ask(channel.close())
+        return state.messages
+
     async def restore(self, exchanges: tuple[Exchange, ...], queues: tuple[Queue, ...]) -> list[str]:
         """Declare missing exchanges again, and bind existing queues again: a deleted exchange takes its bindings along.
 
