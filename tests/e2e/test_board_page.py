@@ -372,6 +372,52 @@ def test_filters_find_one_of_many_silos(browser):
         expect(rows).to_have_count(200)
 
 
+def test_numbers_and_axes_are_for_people(browser, server):
+    with opened(browser, server.url) as page:
+
+        def called(module: str, function: str, *arguments: object) -> object:
+            code = "async ([module, name, given]) => (await import(`/assets/${module}.js`))[name](...given)"
+            return page.evaluate(code, [module, function, list(arguments)])
+
+        durations = {
+            0.034: "0.03 s",
+            3.21: "3.2 s",
+            59.96: "1 min 00 s",
+            3725: "1 h 02 min",
+            90000: "1 d 1 h",
+            -1: "0.00 s",
+        }
+        assert {seconds: called("base", "duration", seconds) for seconds in durations} == durations
+        sizes = {0: "0 B", 999: "999 B", 1200: "1.2 kB", 999_600: "1.0 MB", 123_456_789: "123 MB"}
+        assert {size: called("base", "bytes", size) for size in sizes} == sizes
+        values = {
+            0: "0",
+            0.123456: "0.1235",
+            1797: "1797",
+            0.00001234: "1.23e-5",
+            12345678: "1.23e+7",
+            1e300: "1.00e+300",
+        }
+        assert {number: called("base", "value", number) for number in values} == values
+        assert called("chart", "ticks", 0.06, 2.3, 6) == [0.5, 1, 1.5, 2]
+        assert called("chart", "ticks", 1, 3, 9, True) == [1, 2, 3]
+        many = [[n, (n * 7919) % 1000] for n in range(10_000)]
+        many[5000][1] = 5000
+        thin = called("chart", "thinned", many, 200)
+        assert len(thin) <= 800
+        assert [5000, 5000] in thin
+        assert called("base", "clean", "a\u202eb\x1b[0m", 6) == "a\\u202eb\\x1b[0…"
+
+
+def test_many_running_sessions_are_a_list(browser):
+    now = time.time()
+    state = msgspec.structs.replace(EMPTY, at=now, sessions=[session(f"{n:016}", now - n) for n in range(60)])
+    with PageServer(state) as server, opened(browser, server.url) as page:
+        expect(page.locator("li.running")).to_have_count(12)
+        page.get_by_role("link", name="All sessions under way").click()
+        expect(page.get_by_role("table", name="Sessions under way").get_by_role("row")).to_have_count(26)
+
+
 def still_moves(page: Page) -> list[str]:
     return page.evaluate("document.getAnimations().map((one) => String(one))")
 

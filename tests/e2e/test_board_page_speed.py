@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import expect
 
 from fedbroker.board.views import Changes
-from tests.support.board_page import PageServer, chromium, opened
+from tests.support.board_page import PAINTED, PageServer, chromium, opened
 from tests.support.board_views import RUNNING, answered, bar, federation
 from tests.support.wait import wait_until
 
@@ -19,18 +19,6 @@ pytestmark = pytest.mark.alone
 
 EVENT_TO_SCREEN = 0.2
 """Seconds from a change at the server until a frame shows it."""
-
-PAINTED = """(parts) => {
-  const [selector, attribute] = parts;
-  window.painted = {};
-  const note = () => {
-    const text = document.querySelector(selector)?.getAttribute(attribute) ?? "";
-    // After the frame in which the text changed, it has been painted.
-    requestAnimationFrame(() => setTimeout(() => { window.painted[text] ??= Date.now() / 1000; }));
-  };
-  const all = { subtree: true, childList: true, attributes: true };
-  new MutationObserver(note).observe(document.querySelector("main"), all);
-}"""
 
 WATCH = """() => {
   window.long = [];

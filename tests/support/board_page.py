@@ -27,6 +27,18 @@ from tests.support.pages import ROOT
 ASSETS = (ROOT / "fedbroker" / "web" / "assets", ROOT / "fedbroker" / "board" / "assets")
 NARROW = 390
 """Width of a phone, in CSS pixels."""
+PAINTED = """(parts) => {
+  const [selector, attribute] = parts;
+  window.painted = {};
+  const note = () => {
+    const text = document.querySelector(selector)?.getAttribute(attribute) ?? "";
+    // After the frame in which the text changed, it has been painted.
+    requestAnimationFrame(() => setTimeout(() => { window.painted[text] ??= Date.now() / 1000; }));
+  };
+  const all = { subtree: true, childList: true, attributes: true };
+  new MutationObserver(note).observe(document.querySelector("main"), all);
+}"""
+"""Notes in ``window.painted`` when a frame has shown each value of an element's attribute, in seconds since 1970."""
 
 
 class PageServer:

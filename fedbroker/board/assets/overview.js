@@ -3,11 +3,12 @@
 import { clean, count, duration, el, keyed, patch, set, svg, write } from "./base.js";
 import { chartGrid } from "./chart.js";
 import { cohortTable } from "./cohort.js";
-import { head, noticeTable, path, section, sessionTable, sessionTitle, stateChip } from "./parts.js";
+import { head, noticeTable, path, section, sessionTable, sessionTitle, stateChip, waitsSentence } from "./parts.js";
 import { runHead } from "./runs.js";
 
 const CHARTS = 4;
 const NOTICES = 6;
+const RUNNING = 12; // cards; the view of sessions has all
 
 /** Make the card of a running session. */
 function runningCard() {
@@ -38,14 +39,14 @@ function runningList(store) {
     set(card.link, { href: path("sessions", session.id) });
     write(card.link, sessionTitle(session));
     patch(card.state, [stateChip(session.outcome)]);
-    write(card.waits, clean(session.waits, 400) || "It is not waiting for a silo.");
+    write(card.waits, waitsSentence(session) || "It waits for no silo.");
   };
   const progress = (card) => {
     const stage = store.stages.get(card.session.id)?.get(card.session.stage);
     const silos = stage?.silos || card.session.members || 1;
     const answered = stage?.answered ?? 0;
     const dropped = Math.min(card.session.dropped, Math.max(0, silos - answered));
-    const words = stage ? `stage ${stage.stage}: ${answered} of ${count(silos, "silo")} answered` : count(card.session.members, "silo");
+    const words = stage ? `stage ${stage.stage}: ${answered} of ${count(silos, "silo")} answered` : card.session.members ? count(card.session.members, "silo") : "not started";
     set(card.done, { width: `${(100 * answered) / silos}%` });
     set(card.gone, { x: `${(100 * answered) / silos}%`, width: `${(100 * dropped) / silos}%` });
     set(card.bar, { "aria-label": words });
@@ -71,6 +72,7 @@ function runningList(store) {
 export function overview({ store }) {
   const running = runningList(store);
   const idle = el("p", { class: "panel empty" }, "No session is running.");
+  const more = el("p", { hidden: true }, el("a", { href: path("sessions") }, "All sessions under way"));
   const cohorts = cohortTable("Cohorts", store);
   const curves = el("div", { class: "stack" });
   const curveHead = el("div", { class: "head" });
@@ -81,7 +83,7 @@ export function overview({ store }) {
   const curveSection = section("Curves of the newest run", curves);
   const element = el("div", { class: "views" },
     head("Overview", "api/state"),
-    section("Under way", running.element, idle),
+    section("Under way", running.element, more, idle),
     section("Cohorts", cohorts.element),
     curveSection,
     section("Notices", notices.element),
@@ -90,12 +92,13 @@ export function overview({ store }) {
   return {
     element,
     title: () => (session ? `${sessionTitle(session)} runs` : "Overview"),
-    sentence: () => (session ? `${sessionTitle(session)}: ${clean(session.waits, 400)}` : ""),
+    sentence: () => (session ? `${sessionTitle(session)}: ${waitsSentence(session)}` : ""),
     update() {
       const all = store.sessionsNewest();
       const under = all.filter((one) => one.outcome === "running");
       session = under[0];
-      running.show(under);
+      running.show(under.slice(0, RUNNING));
+      more.hidden = under.length <= RUNNING;
       idle.hidden = under.length > 0;
       cohorts.show([...store.cohorts.values()]);
       const run = store.runs().find((one) => one.curves.length);

@@ -11,6 +11,12 @@ export function stateChip(word) {
   return chip(clean(word, 40), TONES[word] ?? "bad");
 }
 
+/** Return why a session waits as a sentence. */
+export function waitsSentence(session) {
+  const words = clean(session.waits, 400);
+  return words ? `${words[0].toUpperCase()}${words.slice(1)}${/[.…]$/.test(words) ? "" : "."}` : "";
+}
+
 /** Make a section with a heading of the second level. */
 export function section(title, ...children) {
   return el("section", { "aria-label": title }, el("div", { class: "head" }, el("h2", {}, title)), ...children);

@@ -1,8 +1,10 @@
 // Sessions under way and past; and one session: why it waits, its stages, and a time line for each silo.
 
 import { bytes, clean, duration, el, moment, patch, write } from "./base.js";
-import { facts, head, noticeTable, path, section, sessionTable, sessionTitle, stateChip, tableList } from "./parts.js";
+import { facts, head, noticeTable, path, section, sessionTable, sessionTitle, stateChip, tableList, waitsSentence } from "./parts.js";
 import { timeline } from "./timeline.js";
+
+const WAITING = "waiting-"; // with a coordinator's id, the id of an invocation that has no session so far
 
 export function sessionsView({ store }) {
   const under = sessionTable("Sessions under way", "No session is running.");
@@ -65,18 +67,23 @@ export function sessionView({ store, redraw }, id) {
     asked = true;
     load(store, id).then((found) => { unknown = !found; redraw(); }, () => { asked = false; });
   };
+  const follow = () => { // an invocation that waited for silos has a session now
+    const next = store.sessionsNewest((other) => other.coordinator === id.slice(WAITING.length))[0];
+    if (next) location.replace(path("sessions", next.id));
+  };
   const session = () => store.sessions.get(id);
   const bars = () => store.bars.get(id) ?? new Map();
   const spent = (one, now) => (one.ended ?? now) - one.began;
   return {
     element,
     title: () => (session() ? sessionTitle(session()) : "Session"),
-    sentence: () => (session()?.outcome === "running" ? clean(session().waits, 400) : ""),
+    sentence: () => (session()?.outcome === "running" ? waitsSentence(session()) : ""),
     update(now) {
       const one = session();
       if (!one || (one.outcome !== "running" && !store.bars.has(id))) find();
       parts.hidden = !one;
       if (!one) {
+        if (id.startsWith(WAITING)) follow();
         title.replaceChildren("Session");
         write(waits, unknown ? "This board does not know this session: it keeps the newest ones." : "Asking for this session…");
         return;
@@ -85,14 +92,14 @@ export function sessionView({ store, redraw }, id) {
       patch(state, [stateChip(one.outcome)]);
       const running = one.outcome === "running";
       waits.hidden = !running;
-      write(waits, clean(one.waits, 400) || "It is not waiting for a silo.");
+      write(waits, waitsSentence(one) || "It waits for no silo.");
       error.hidden = !one.error;
       write(error, clean(one.error, 1000));
       const all = [...bars().values()].flat();
       patch(about, facts([
         ["time", el("span", { class: "elapsed" }, duration(spent(one, now)))],
         ["began", moment(one.began)],
-        ["silos", `${one.members}${one.dropped ? `, ${one.dropped} dropped` : ""}`],
+        ["silos", one.members === 0 ? "" : `${one.members}${one.dropped ? `, ${one.dropped} dropped` : ""}`],
         ["forged", one.forged ? String(one.forged) : ""],
         ["out", bytes(all.reduce((sum, bar) => sum + bar.bytes_out, 0))],
         ["in", bytes(all.reduce((sum, bar) => sum + bar.bytes_in, 0))],

@@ -57,19 +57,25 @@ export function statusLine(element) {
   };
 }
 
-/** Return `say(text)`, which writes into a live region at most every `pause` milliseconds: the latest text wins. */
+/**
+ * Return `say(text)`, which writes into a live region at most every `pause` milliseconds: the latest text wins, and one
+ * in which only durations have changed is not worth to be read out.
+ */
 export function announcer(element, pause = 2000) {
   let latest = "";
+  let said = "";
   let timer;
   let free = 0;
+  const gist = (text) => text.replace(/\d[\d.]* (s|min|h)\b/g, "");
   const now = () => {
     timer = undefined;
     free = performance.now() + pause;
+    said = gist(latest);
     write(element, latest);
   };
   return (text) => {
     latest = text;
-    if (timer === undefined && element.textContent !== text) timer = setTimeout(now, Math.max(0, free - performance.now()));
+    if (timer === undefined && said !== gist(text)) timer = setTimeout(now, Math.max(0, free - performance.now()));
   };
 }
 
