@@ -69,18 +69,33 @@ class CoordinatorMetrics:
         self._bytes = self._counter(
             "fedbroker_silo_blob_bytes", "Bytes of blobs to the silo and of its outputs.", "silo", "direction"
         )
+        self._masked = self._counter(
+            "fedbroker_masked_stages", "Finished stages with masked sums, by outcome.", "outcome"
+        )
+        self._masked_silos = self._counter(
+            "fedbroker_masked_silos", "Silos of masked sums: in the sum, or dropped from it.", "part"
+        )
+        self._unmasking = self._histogram(
+            "fedbroker_unmasking_seconds", "Durations of the masks' removal, where silos may drop out."
+        )
+        self._masking_failures = self._counter(
+            "fedbroker_masking_failures", "Steps of masked sums that a silo refused, or whose message was not accepted."
+        )
         for outcome in OUTCOMES:
             self._sessions.labels(self._cohort, outcome)
         for outcome in OUTCOMES[:2]:
             self._stages.labels(self._cohort, outcome)
+            self._masked.labels(self._cohort, outcome)
+        for part in ("sum", "dropped"):
+            self._masked_silos.labels(self._cohort, part)
         for reason in get_args(OutcomeName):
             if reason != "answered":
                 self._stragglers.labels(self._cohort, reason)
         for phase in PHASES:
             self._phases.labels(self._cohort, phase)
-        for alone in (self._session_seconds, self._retries, self._stage_seconds):
+        for alone in (self._session_seconds, self._retries, self._stage_seconds, self._unmasking):
             alone.labels(self._cohort)
-        for alone in (self._late_joiners, self._joins, self._rejections):
+        for alone in (self._late_joiners, self._joins, self._rejections, self._masking_failures):
             alone.labels(self._cohort)
 
     def _counter(self, name: str, help: str, *labels: str) -> Counter:
@@ -116,6 +131,11 @@ class CoordinatorMetrics:
                 self._unanswered.pop(event.session, None)
                 self._stages.labels(cohort, "ok" if event.name == "stage_finished" else "failed").inc()
                 self._stage_seconds.labels(cohort).observe(details.get("seconds", 0.0))
+                self._on_masked(event.name == "stage_finished", details)
+            case "masks_removed":
+                self._unmasking.labels(cohort).observe(details.get("seconds", 0.0))
+            case "masking_failed":
+                self._masking_failures.labels(cohort).inc()
             case "session_finished":
                 self._on_session(event.session, details)
             case "invocation_retried":
@@ -132,6 +152,17 @@ class CoordinatorMetrics:
             self._seconds.labels(cohort, silo, phase).inc(seconds)
         self._bytes.labels(cohort, silo, "out").inc(details.get("bytes_out", 0))
         self._bytes.labels(cohort, silo, "in").inc(details.get("bytes_in", 0))
+
+    def _on_masked(self, is_done: bool, details: EventDetails) -> None:
+        """Count a stage's masked sums, if it has any; a sum that failed is over no silo."""
+        members = details.get("masked_silos", 0)
+        if not members:
+            return
+        self._masked.labels(self._cohort, "ok" if is_done else "failed").inc()
+        if is_done:
+            participants = details.get("participants", 0)
+            self._masked_silos.labels(self._cohort, "sum").inc(participants)
+            self._masked_silos.labels(self._cohort, "dropped").inc(max(0, members - participants))
 
     def _on_session(self, session: str, details: EventDetails) -> None:
         self._running.discard(session)

@@ -61,6 +61,7 @@ class EventDetails(TypedDict, total=False):
     in_place_of: str
     incarnation: str
     masked: bool
+    masked_silos: int
     members: list[str]
     metrics: dict[str, float]
     needed: int

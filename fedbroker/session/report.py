@@ -341,10 +341,16 @@ class Recorder:
             stage=self._stage or 0, needed=needed, seconds=seconds, silos=silos, merge_order=merged, masking=masking
         )
         self.report = replace(self.report, stages=(*self.report.stages, stage), seconds=time.monotonic() - self._began)
+        details = (
+            EventDetails(participants=len(stage.participants)) if error is None else EventDetails(error=str(error))
+        )
+        details["seconds"] = seconds
+        if masking is not None:
+            details["masked_silos"] = len(masking.members)
         if error is None:
-            self.emit("stage_finished", participants=len(stage.participants), seconds=seconds)
+            self.emit("stage_finished", **details)
         else:
-            self.emit("stage_failed", error=str(error), seconds=seconds)
+            self.emit("stage_failed", **details)
         self._stage = None
 
     def late(self, silo: str, stage: int) -> None:

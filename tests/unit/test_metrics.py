@@ -13,7 +13,7 @@ from fedbroker.errors import ConfigError, SiloError
 from fedbroker.metrics.coordinator import MOST_SILOS, CoordinatorMetrics
 from fedbroker.metrics.exposition import Exposition, Registry, parse_address
 from fedbroker.session.events import Event, emit
-from fedbroker.session.report import Recorder, RequestTimings, SessionReport, Statistics
+from fedbroker.session.report import MaskingReport, Recorder, RequestTimings, SessionReport, Statistics
 from fedbroker.session.stage_state import Lost
 from fedbroker.transport.amqp.connection import TrafficCounters
 from fedbroker.wire.messages import Done
@@ -62,6 +62,27 @@ def test_a_session_is_counted_with_its_stages_silos_and_times():
         assert value(own, "fedbroker_silo_phase_seconds_total", phase=phase, silo="ewr") == seconds
     assert value(own, "fedbroker_silo_blob_bytes_total", silo="ewr", direction="out") == 1000
     assert value(own, "fedbroker_silo_blob_bytes_total", silo="ewr", direction="in") == 50
+
+
+def test_masked_sums_are_counted_with_their_silos_and_the_removal_of_masks():
+    own = metrics()
+    one = recorder(own)
+    masking = MaskingReport(members=("ewr", "jfk", "lga"), threshold=3)
+    one.stage_started(0, ["ewr", "jfk", "lga"], 10.0)
+    one.emit("masking_failed", "lga", why="it refused to sign who takes part: no")
+    for silo in ("ewr", "jfk"):
+        one.silo_ended(RequestTimings(silo, "1"), Done("5e55101", 0, silo, "1", (), 2.0, 0.5))
+    one.emit("masks_removed", participants=2, threshold=2, seconds=0.25)
+    one.stage_finished(["ewr", "jfk", "lga"], 2, "membership", None, masking)
+    one.stage_started(1, ["ewr"], 10.0)
+    one.stage_finished(["ewr"], 2, "membership", SiloError("lga", "no"), masking)
+    stage(one)
+    assert value(own, "fedbroker_masked_stages_total", outcome="ok") == 1
+    assert value(own, "fedbroker_masked_stages_total", outcome="failed") == 1
+    assert value(own, "fedbroker_masked_silos_total", part="sum") == 2
+    assert value(own, "fedbroker_masked_silos_total", part="dropped") == 1
+    assert value(own, "fedbroker_unmasking_seconds_sum") == 0.25
+    assert value(own, "fedbroker_masking_failures_total") == 1
 
 
 def test_session_outcome_and_error_code_are_counted():

@@ -7,8 +7,11 @@ import asyncio
 import pytest
 from fedbroker_worker.masking import exchange as steps
 from fedbroker_worker.masking import exchanges as module
+from fedbroker_worker.masking.exchange import MaskCounters
 from fedbroker_worker.masking.exchanges import Exchanges
 from fedbroker_worker.masking.requests import CheckedRequest
+from fedbroker_worker.metrics import SiloMetrics
+from fedbroker_worker.service import Statistics
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerLost, MaskingError
@@ -17,6 +20,7 @@ from fedbroker.masking.request import MaskingRequest
 from fedbroker.masking.rings import Ring
 from fedbroker.masking.steps import decode_step, encode_step
 from fedbroker.transport import Signed
+from fedbroker.transport.silo.work_consumer import WorkCounters
 from fedbroker.wire.messages import MaskNotice, WorkItem
 from tests.support.masking import Silos
 from tests.support.transports import eventually
@@ -138,6 +142,7 @@ async def test_notices_do_not_pile_up(exchanges, silos, sent, monkeypatch):
         exchanges.on_notice(notice("survivors"), encode_step(["s00"]), SIGNED.by)
     assert len(exchange._tasks) == steps.MAX_NOTICES
     await settled(exchange)
+    assert exchanges.counters.refused == steps.MAX_NOTICES
     assert [step for step, _ in sent] == ["offer", *["refused"] * steps.MAX_NOTICES]
 
 
@@ -167,6 +172,23 @@ async def test_stopping_silo_does_not_wait_for_ever(exchanges, silos):
     exchange = await begin(exchanges, silos)
     exchange.is_masked = True
     await exchanges.answered(Deadline.after(0.01))
+
+
+async def test_sums_are_exported_by_the_step_that_they_have_reached():
+    metrics = SiloMetrics("airports", "ewr")
+    counters = MaskCounters(begun=5, masked=4, failed=1, revealed=3, refused=2)
+    statistics = Statistics(0, 0, 0, 0, 0, 0, {}, WorkCounters(), counters)
+    metrics.watch(lambda: statistics)
+    labels = {"cohort": "airports", "silo": "ewr"}
+
+    def value(name, **more):
+        return metrics.registry.get_sample_value(name, labels | more)
+
+    steps = {
+        step: value("fedbroker_masked_sums_total", step=step) for step in ("begun", "masked", "failed", "revealed")
+    }
+    assert steps == {"begun": 5, "masked": 4, "failed": 1, "revealed": 3}
+    assert value("fedbroker_mask_notices_refused_total") == 2
 
 
 async def test_exchange_shows_no_secret(exchanges, silos):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
+    from fedbroker_worker.masking.exchange import MaskCounters
     from fedbroker_worker.service import Statistics
     from fedbroker_worker.work.worker import WorkReply
 
@@ -120,4 +121,22 @@ class _ServiceCollector:
         ):
             blobs.add_metric((*labels.values(), found), value)
         yield blobs
+        if now.masks is not None:
+            yield from self._of_masks(now.masks)
         yield from connection_metrics(now.traffic, labels)
+
+    def _of_masks(self, masks: MaskCounters) -> Iterable[Metric]:
+        sums = CounterMetricFamily(
+            "fedbroker_masked_sums",
+            "Masked sums, by the step that this silo has reached.",
+            labels=(*self._labels, "step"),
+        )
+        for step, value in (
+            ("begun", masks.begun),
+            ("masked", masks.masked),
+            ("revealed", masks.revealed),
+            ("failed", masks.failed),
+        ):
+            sums.add_metric((*self._labels.values(), step), value)
+        yield sums
+        yield counter("fedbroker_mask_notices_refused", "Notices that this silo refused.", self._labels, masks.refused)

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from fedbroker.wire.messages import EndSession, MaskNotice, Source, WorkItem
     from fedbroker_worker.config import Settings
     from fedbroker_worker.control.views import SiloState
+    from fedbroker_worker.masking.exchange import MaskCounters
 
 __all__ = ["SiloService", "Statistics"]
 
@@ -63,6 +64,7 @@ class Statistics:
         cached_bytes: the size of the cached blobs.
         traffic: live counters of the connections to the broker, by connection.
         work_counters: live counters of the messages from the work queue.
+        masks: live counters of masked sums; None if the silo takes part in none.
     """
 
     running: int
@@ -73,6 +75,7 @@ class Statistics:
     cached_bytes: int
     traffic: Mapping[str, TrafficCounters]
     work_counters: WorkCounters
+    masks: MaskCounters | None = None
 
 
 _log = get_logger(__name__)
@@ -379,6 +382,7 @@ class SiloService:
             cached_bytes=transport.blobs.kept_bytes,
             traffic=transport.traffic,
             work_counters=transport.work_counters,
+            masks=None if self._sums is None else self._sums.exchanges.counters,
         )
 
     def _announcement(self) -> Announce:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from fedbroker_worker.masking.requests import CheckedRequest
     from fedbroker_worker.policy.audit import AuditLog
 
-__all__ = ["Exchange", "Key", "Sender"]
+__all__ = ["Exchange", "Key", "MaskCounters", "Sender"]
 
 _log = get_logger(__name__)
 
@@ -49,6 +50,25 @@ SEND_SECONDS: Final = 60.0
 
 Key: TypeAlias = tuple[str, str, int]
 """The fingerprint of the signer, the session and the stage."""
+
+
+@dataclass(slots=True)
+class MaskCounters:
+    """Counters of a silo's masked sums: written on the event loop, read from any thread.
+
+    Attributes:
+        begun: work items whose request was accepted.
+        masked: work items whose masked outputs have left.
+        failed: work items that failed after their request was accepted.
+        revealed: sums for which this silo has revealed its shares.
+        refused: notices that this silo refused.
+    """
+
+    begun: int = 0
+    masked: int = 0
+    failed: int = 0
+    revealed: int = 0
+    refused: int = 0
 
 
 class Sender(Protocol):
@@ -73,6 +93,7 @@ class Exchange:
         send: sends a step.
         audit: the log of shares before they leave, and of refused steps; None for no log.
         on_revealed: called when this silo has revealed its shares.
+        counters: counts that, and refusals.
 
     Attributes:
         checked: its request.
@@ -90,10 +111,11 @@ class Exchange:
         send: Sender,
         audit: AuditLog | None,
         on_revealed: Callable[[], None],
+        counters: MaskCounters,
     ) -> None:
         self.checked: Final = checked
         self._item, self._signed, self._incarnation, self._send, self._audit = item, signed, incarnation, send, audit
-        self._sum, self._on_revealed = dropout_sum, on_revealed
+        self._sum, self._on_revealed, self._counters = dropout_sum, on_revealed, counters
         self._sharing: asyncio.Future[Sharing] = asyncio.get_running_loop().create_future()
         self._shared: bytes | None = None  # the digest of the accepted notice
         self._refused: set[tuple[str, bytes]] = set()  # steps and digests
@@ -196,6 +218,7 @@ class Exchange:
             await self._record(released_shares(self._item, self._signed, revealed, len(content)))
             self._is_recorded = True
         await self._step("shares", content)
+        self._counters.revealed += not self.is_revealed
         self.is_revealed = True
         self._on_revealed()
 
@@ -203,6 +226,7 @@ class Exchange:
         self, step: Literal["sharing", "survivors", "unmask"], content: bytes, error: MaskingError
     ) -> None:
         """Log why a notice is refused, and tell the coordinator, which would otherwise wait until its time-out."""
+        self._counters.refused += 1
         await self._log_refusal(step, content, error)
         # The text is about the notice and the policy, never about data: see `failure_of`.
         refusal = Refusal(step, error.what[:MAX_REASON], error.hint[:MAX_REASON])

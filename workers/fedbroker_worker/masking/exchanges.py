@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from fedbroker.log import get_logger
-from fedbroker_worker.masking.exchange import Exchange
+from fedbroker_worker.masking.exchange import Exchange, MaskCounters
 from fedbroker_worker.threads import in_thread
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ class Exchanges:
         incarnation: the id of this process.
         send: sends a step.
         audit: the audit log; None for no log.
+
+    Attributes:
+        counters: counters of all masked sums.
     """
 
     def __init__(self, incarnation: str, send: Sender, audit: AuditLog | None) -> None:
@@ -44,6 +47,7 @@ class Exchanges:
         self._open: dict[Key, Exchange] = {}
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._changed = asyncio.Event()
+        self.counters: Final = MaskCounters()
 
     def find(self, item: WorkItem, by: str) -> Exchange | None:
         """Return the exchange of a work item, if it was begun here."""
@@ -59,7 +63,15 @@ class Exchanges:
         start = partial(checked.masking.with_dropouts, checked.members, checked.occasion, checked.roster, contributors)
         dropout_sum = await in_thread(start, "masked sum")
         exchange = Exchange(
-            item, signed, checked, dropout_sum, self._incarnation, self._send, self._audit, self._changed.set
+            item,
+            signed,
+            checked,
+            dropout_sum,
+            self._incarnation,
+            self._send,
+            self._audit,
+            self._changed.set,
+            self.counters,
         )
         self._make_room(signed.by)
         self._open[exchange.key] = exchange

@@ -144,15 +144,18 @@ class SiloSums:
             return MaskedStage(begun.checked, begun)
         checked = await in_thread(partial(self._check, item, request), "masking request")
         exchange = await self.exchanges.begin(item, signed, checked) if request.dropouts else None
+        self.exchanges.counters.begun += 1
         return MaskedStage(checked, exchange)
 
     def keep(self, stage: MaskedStage, item: WorkItem) -> None:
         """Keep the secrets of a stage that has masked, for the rest of its exchange."""
+        self.exchanges.counters.masked += 1
         if stage.exchange is not None:
             self.exchanges.keep(stage.exchange, item.lease)
 
     def end(self, stage: MaskedStage) -> None:
         """Forget the secrets of a stage that has failed."""
+        self.exchanges.counters.failed += 1
         if stage.exchange is not None:
             self.exchanges.forget(stage.exchange)
 
