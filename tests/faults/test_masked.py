@@ -10,6 +10,7 @@ import asyncio
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +22,7 @@ import tensorflow_federated as tff
 
 import fedbroker
 from fedbroker.broker import PrivateBroker
+from fedbroker.context.loop import LoopThread
 from fedbroker.deadline import Deadline
 from fedbroker.errors import PolicyRefusal
 from fedbroker.masking.offers import threshold_of
@@ -30,6 +32,7 @@ from tests.faults.cells import GIVES_UP, RECOVERS
 from tests.support.gated_source import block_reads, gated_source, read_count, unblock_reads
 from tests.support.local_tff import pack_arguments
 from tests.support.masked_cohort import MASKED, masked_cohort, masked_context
+from tests.support.proxy import Proxy
 from tests.support.wait import wait_until
 from tests.support.worker import child_runtimes
 
@@ -37,10 +40,14 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 VALUES = {"bos": 1, "ewr": 10, "jfk": 100, "lga": 1000}
 VICTIM, SLOW = "ewr", "jfk"
+CUT_SECONDS = 2.0
+"""Time for which a link stays cut: longer than a notice takes to be repeated, or a silo to be missed."""
 ALL, WITHOUT = sum(VALUES.values()), sum(VALUES.values()) - VALUES[VICTIM]
 COLUMN = tff.TensorType(np.float32, [None])
 
-Fault = Literal["killed", "stopped", "runtime killed", "restarted", "broker restarted"]
+Fault = Literal[
+    "killed", "stopped", "runtime killed", "restarted", "broker restarted", "link cut", "coordinator's link cut"
+]
 Moment = Literal["before the offers", "before its reply", "after its reply", "while unmasking"]
 
 
@@ -81,6 +88,16 @@ CELLS = [
     Cell("broker restarted", "before its reply", dropped=False),
     Cell("broker restarted", "after its reply", dropped=False),
     Cell("broker restarted", "while unmasking", dropped=False),
+    # Lost links come back: repeated notices are answered, and the broker keeps replies.
+    *[
+        Cell(fault, moment, dropped=False, stragglers=stragglers)
+        for fault in ("link cut", "coordinator's link cut")
+        for stragglers, moments in (
+            ("drop", ("before the offers", "before its reply", "after its reply", "while unmasking")),
+            ("fail", ("before the offers", "before its reply", "after its reply")),
+        )
+        for moment in moments
+    ],
     # Without drop-outs: an error names the victim, or another attempt succeeds.
     Cell("killed", "before its reply", None, GIVES_UP, "fail"),
     Cell("stopped", "before its reply", None, GIVES_UP, "fail"),
@@ -95,6 +112,7 @@ IN_THE_CUT = {
     "killed, after its reply, drop",
     "killed, while unmasking, drop",
     "broker restarted, while unmasking, drop",
+    "link cut, while unmasking, drop",
     "restarted, before its reply, fail",
 }
 
@@ -118,10 +136,40 @@ def silos(tmp_path_factory):
     sources = {name: {"numbers": {"source": "gated", "value": float(value)}} for name, value in VALUES.items()}
     with pytest.MonkeyPatch.context() as patch, PrivateBroker(directory=directory / "node") as broker:
         patch.setenv("PYTHONPATH", str(directory / "plugins"), prepend=os.pathsep)
-        with masked_cohort(
-            broker, "masked-faults", sources, policy=MASKED, heartbeat=0.5, directory=directory
-        ) as cohort:
-            yield broker, cohort
+        with (
+            masked_cohort(
+                broker, "masked-faults", sources, policy=MASKED, heartbeat=0.5, directory=directory
+            ) as cohort,
+            links(broker.url, cohort) as cut,
+        ):
+            yield broker, cohort, cut
+
+
+@contextmanager
+def links(url, cohort):
+    """Put the victim and the coordinator behind proxies; yield a function that cuts a link for a while."""
+    loop = LoopThread("proxies")
+    found: dict[str, Proxy] = {}
+    try:
+        for end in ("link cut", "coordinator's link cut"):
+            found[end] = loop.run(proxy(url))
+        victim = cohort.silos[VICTIM]
+        victim.stop()
+        path = victim.directory / "silo.toml"
+        path.write_text(path.read_text().replace(url, found["link cut"].url))
+        victim.start()
+        victim.wait_ready(Deadline.after(60))
+        cohort.url = found["coordinator's link cut"].url
+        yield lambda fault: loop.run(found[fault].refuse_for(CUT_SECONDS))
+    finally:
+        cohort.silos[VICTIM].stop()  # through its proxy: without it, the silo would try to say goodbye until a time-out
+        for one in found.values():
+            loop.run(one.__aexit__(None, None, None))
+        loop.stop()
+
+
+async def proxy(url: str) -> Proxy:
+    return await Proxy(url).__aenter__()
 
 
 def pytest_generate_tests(metafunc):
@@ -134,8 +182,8 @@ def pytest_generate_tests(metafunc):
 class Victim:
     """The silo that fails, and its fault."""
 
-    def __init__(self, broker: PrivateBroker, silos) -> None:
-        self.broker, self.silos = broker, silos
+    def __init__(self, broker: PrivateBroker, silos, cut) -> None:
+        self.broker, self.silos, self.cut = broker, silos, cut
         self.process = silos.silos[VICTIM]
         self.struck = False
         self._stopped: list[psutil.Process] = []
@@ -158,6 +206,8 @@ class Victim:
             case "broker restarted":
                 self.broker.kill()
                 self.broker.start()
+            case "link cut" | "coordinator's link cut":
+                self.cut(fault)
 
     def mend(self) -> None:
         for process in self._stopped:
@@ -169,8 +219,8 @@ class Victim:
 
 
 def test_masked_sum_covers_exactly_the_silos_that_are_named(cell: Cell, silos, monkeypatch):
-    broker, cohort = silos
-    victim, slow = Victim(broker, cohort), cohort.silos[SLOW].directory
+    broker, cohort, cut = silos
+    victim, slow = Victim(broker, cohort, cut), cohort.silos[SLOW].directory
     answered, armed = [], []
     reads = {name: read_count(cohort.silos[name].directory) for name in VALUES}
 
