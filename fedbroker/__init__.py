@@ -8,8 +8,13 @@ nothing.
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from types import ModuleType
 from typing import TYPE_CHECKING
+
+if "tensorflow" not in sys.modules:  # it reads this once, when it is imported
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only: no notes about this machine's processor
 
 if TYPE_CHECKING:
     from fedbroker import errors as errors

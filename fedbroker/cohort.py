@@ -10,7 +10,9 @@ from typing import Self
 from fedbroker.deadline import Deadline
 from fedbroker.session.cohort import CoordinatorCohort
 from fedbroker.session.events import Listener
+from fedbroker.session.html import members_html
 from fedbroker.session.roster import Member
+from fedbroker.text import count_text, one_line_repr
 from fedbroker.trust.keyring import coordinator_keys
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 
@@ -91,4 +93,9 @@ class Cohort:
         await self.close()
 
     def __repr__(self) -> str:
-        return f"Cohort({self._name!r})"
+        silos = self.silos
+        names = ", ".join(silo.name for silo in silos)
+        return one_line_repr("Cohort", repr(self._name), count_text(len(silos), "silo"), *([names] if names else []))
+
+    def _repr_html_(self) -> str:
+        return members_html(f"cohort {self._name}", self.silos)

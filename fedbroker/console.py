@@ -19,6 +19,7 @@ from fedbroker.errors import (
     UsageError,
 )
 from fedbroker.text import printable, without_secrets
+from fedbroker.tracebacks import is_debugging
 
 if TYPE_CHECKING:
     from cyclopts import MissingArgumentError
@@ -80,7 +81,7 @@ def _restore_interrupts() -> None:
 
 def _failed(error: Exception) -> int:
     error = _usage(_first(error))
-    if os.environ.get("FEDBROKER_DEBUG", "0") not in {"", "0"}:
+    if is_debugging():
         lines = without_secrets("".join(traceback.format_exception(error))).split("\n")
         sys.stderr.write("\n".join(printable(line, None) for line in lines))
     terminal = sys.stderr.isatty() and not os.environ.get("NO_COLOR")

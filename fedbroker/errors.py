@@ -37,6 +37,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from fedbroker.text import count_text, printable, seconds_text
+from fedbroker.tracebacks import rendered
 
 __all__ = [
     "BrokerError",
@@ -99,6 +100,10 @@ class FedbrokerError(Exception):
         """Add the cause to this error; its remedy replaces this one's."""
         self.what = f"{self.what}; the cause: {cause.what}"
         self.hint = cause.hint
+
+    def _render_traceback_(self) -> list[str]:
+        """Return the traceback that IPython shows: it ends at the user's line."""
+        return rendered(self)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle and copy the fields; the arguments of the constructor are not kept."""

@@ -23,8 +23,10 @@ from fedbroker.broker import PrivateBroker
 from fedbroker.credentials import write_private
 from fedbroker.deadline import Deadline
 from fedbroker.errors import CohortError, UsageError
+from fedbroker.html import box, element, muted, table
 from fedbroker.masking.roster import new_roster, write_roster
 from fedbroker.narrowing import is_dict
+from fedbroker.text import count_text, one_line_repr
 from fedbroker.trust.keyring import SECRET, keys_table
 from fedbroker.trust.keys import Identity
 
@@ -39,6 +41,7 @@ POLICY: Mapping[str, object] = MappingProxyType({"client_results": "refuse", "mi
 READY_SECONDS = 30.0
 STOP_SECONDS = 10.0
 _ROSTER = "cohort.roster"
+_MAX_ROWS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,19 @@ class LocalCohort:
     roster: Path | None = None
 
     def __repr__(self) -> str:
-        return f"LocalCohort(cohort={self.cohort!r}, silos={sorted(self.silos)})"
+        return one_line_repr("LocalCohort", f"cohort={self.cohort!r}", f"silos={sorted(self.silos)}")
+
+    def _repr_html_(self) -> str:
+        return local_cohort_html(self)
+
+
+def local_cohort_html(running: LocalCohort) -> str:
+    """Return the silos' processes and logs as HTML, for notebooks."""
+    silos = list(running.silos.items())[:_MAX_ROWS]
+    rows = [(name, "ended" if silo.ended else "running", silo.pid, silo.log) for name, silo in silos]
+    words = f"{count_text(len(running.silos), 'silo')} on this machine"
+    title = element("div", element("b", f"cohort {running.cohort}"), " ", muted(words))
+    return str(box(title, table(("silo", "state", "process", "log"), rows)))
 
 
 class SiloProcess:

@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import contextlib
 import inspect
+import sys
 import threading
 import weakref
 from collections.abc import Sequence
@@ -15,14 +16,16 @@ from typing import Self
 import tensorflow_federated as tff
 
 from fedbroker.context.coordinator import Coordinator
+from fedbroker.context.html import context_html
 from fedbroker.context.loop import LoopThread, check_process
 from fedbroker.context.run import OnRound, Run
 from fedbroker.context.settings import Settings
-from fedbroker.errors import ContextClosed
+from fedbroker.errors import ContextClosed, FedbrokerError
 from fedbroker.plan import Explanation, explain_plan
 from fedbroker.session.events import Event
 from fedbroker.session.report import SessionReport
 from fedbroker.text import one_line_repr
+from fedbroker.tracebacks import install_hook, shorten
 
 __all__ = ["AsyncBrokerContext", "SyncBrokerContext", "default_context", "replace_default"]
 
@@ -36,6 +39,7 @@ class _BrokerContext:
 
     def __init__(self, settings: Settings) -> None:
         check_process()
+        install_hook((FedbrokerError, KeyboardInterrupt))
         self._thread = LoopThread(f"fedbroker-{settings.cohort}")
         self._coordinator = Coordinator(settings)
         self._closer = _Closer(self._thread, self._coordinator)
@@ -93,7 +97,12 @@ class _BrokerContext:
         Raises:
             PlanError: it cannot run here; says which part and what to use instead.
         """
-        plan = self._thread.run(self._coordinator.plan(comp))
+        handled = sys.exception()
+        try:
+            plan = self._thread.run(self._coordinator.plan(comp))
+        except (FedbrokerError, KeyboardInterrupt) as error:
+            shorten(error, handled)
+            raise
         return explain_plan(plan, dropouts=self._coordinator.settings.stragglers != "fail")
 
     def run(
@@ -144,6 +153,15 @@ class _BrokerContext:
             type(self).__name__, f"cohort={settings.cohort!r}", f"min_silos={settings.min_silos}", *state
         )
 
+    def _repr_html_(self) -> str:
+        return context_html(
+            type(self).__name__,
+            self._coordinator.settings,
+            closed=self._thread.closed,
+            statistics=self._coordinator.statistics(),
+            last=self.last_session,
+        )
+
 
 class SyncBrokerContext(_BrokerContext, tff.framework.SyncExecutionContext):  # type: ignore[misc]  # TFF has no types
     """Runs each computation to its end; works inside a running event loop too (notebooks).
@@ -161,7 +179,12 @@ class SyncBrokerContext(_BrokerContext, tff.framework.SyncExecutionContext):  # 
             FedbrokerError: see ``docs/errors.md``; a ``UsageError``, which is a ``TypeError`` and a ``ValueError`` too,
                 where an argument is not of its type.
         """
-        return self._thread.run(self._coordinator.invoke(comp, arg))
+        handled = sys.exception()
+        try:
+            return self._thread.run(self._coordinator.invoke(comp, arg))
+        except (FedbrokerError, KeyboardInterrupt) as error:
+            shorten(error, handled)
+            raise
 
     def __enter__(self) -> Self:
         self._entered = True
@@ -192,7 +215,12 @@ class AsyncBrokerContext(_BrokerContext, tff.framework.AsyncExecutionContext):  
         """
         if inspect.isawaitable(arg):
             arg = await arg
-        return await self._thread.run_async(self._coordinator.invoke(comp, arg))
+        handled = sys.exception()
+        try:
+            return await self._thread.run_async(self._coordinator.invoke(comp, arg))
+        except FedbrokerError as error:
+            shorten(error, handled)
+            raise
 
     async def __aenter__(self) -> Self:
         self._entered = True

@@ -79,7 +79,7 @@ class Coordinator:
         self._listeners: list[Listener] = []
         self._exposition: Exposition | None = None
         if settings.options.metrics is not None:
-            metrics = CoordinatorMetrics(settings.cohort, statistics=self._statistics, restarts=self._restarts)
+            metrics = CoordinatorMetrics(settings.cohort, statistics=self.statistics, restarts=self._restarts)
             self._exposition = Exposition(settings.options.metrics, metrics.registry)
             self._listeners.append(metrics.on_event)
         if self._progress is not None:
@@ -101,7 +101,7 @@ class Coordinator:
                 stages, origin = len(plan.client_stages), origin_of(self, plan.name)
                 span.set(computation=plan.name, stages=stages)
                 if self._progress is not None and stages:
-                    watch = self._progress.watch(plan.name, stages, began)
+                    watch = self._progress.watch(plan.name, stages, began, origin.run)
                 orders = InvocationOrders(self._rounds, plan, argument)
                 join = Deadline.after(self.settings.timeouts.join)  # for all attempts: a retry gets no further time
                 result = await with_retries(
@@ -147,7 +147,8 @@ class Coordinator:
         if self._exposition is not None:
             self._exposition.close()
 
-    def _statistics(self) -> Statistics | None:
+    def statistics(self) -> Statistics | None:
+        """Return the cohort as it is now; None before the first connection. May be called from any thread."""
         cohort = self._cohort
         return None if cohort is None else cohort.statistics()
 

@@ -76,9 +76,10 @@ class LoopThread:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=_serve, args=(self._loop,), name=self._name, daemon=True)
                 self._thread.start()
-            self._submitted.add(coroutine)
+            quiet = _quiet(coroutine)
+            self._submitted.add(quiet)
             # Under the lock, so that the loop sees it before it sees the stop that would cancel it.
-            return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+            return asyncio.run_coroutine_threadsafe(quiet, self._loop)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run ``coroutine`` to its end; an interrupt (Ctrl-C) cancels it and is raised.
@@ -105,7 +106,9 @@ class LoopThread:
         """
         future = self.submit(coroutine)
         try:
-            return await asyncio.wrap_future(future)
+            waited = asyncio.wrap_future(future)
+            waited.add_done_callback(_retrieve)
+            return await waited
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self._closed and task is not None and not task.cancelling():
@@ -141,6 +144,19 @@ class LoopThread:
                 await cleanup()
         finally:
             loop.call_soon(loop.stop)
+
+
+async def _quiet(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine whose error asyncio shall not report: after an interrupt, its caller no longer waits for it."""
+    task = asyncio.current_task()
+    assert task is not None, "a coroutine runs in a task"
+    task.add_done_callback(_retrieve)
+    return await coroutine
+
+
+def _retrieve(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()
 
 
 def _closed() -> ContextClosed:

@@ -11,6 +11,7 @@ import tensorflow_federated as tff
 
 from fedbroker.plan.blocks import static_bytes
 from fedbroker.plan.compiler import SecureSum
+from fedbroker.plan.explain_html import explanation_html
 from fedbroker.plan.model import ClientStage, MaskedSum, Plan, ServerStage, Slot
 from fedbroker.plan.planner import make_plan
 from fedbroker.plan.secure_partials import tensors_of
@@ -108,6 +109,9 @@ class Explanation:
 
     def __repr__(self) -> str:
         return one_line_repr("Explanation", repr(self.plan.name), count_text(self.round_trips, "round trip"))
+
+    def _repr_html_(self) -> str:
+        return explanation_html(self)
 
     def __str__(self) -> str:
         parameter, result = self.plan.type.parameter, self.plan.type.result

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, Unpack
 
 from fedbroker.errors import FedbrokerError
 from fedbroker.session.events import Event, EventDetails, EventName, Listener, Origin, emit
+from fedbroker.session.html import report_html, stage_html
 from fedbroker.session.stage_state import MergeOrder, Outcome, OutcomeName, outcome_name, why
 from fedbroker.text import bytes_text, count_text, one_line_repr, printable, seconds_text
 from fedbroker.transport.amqp.connection import TrafficCounters
@@ -116,6 +117,9 @@ class StageReport:
         answered = f"{len(self.participants)} of {count_text(len(self.silos), 'silo')} answered"
         return one_line_repr("StageReport", f"client stage {self.stage}", answered, seconds_text(self.seconds))
 
+    def _repr_html_(self) -> str:
+        return stage_html(self)
+
     def __str__(self) -> str:
         return _table([self])
 
@@ -172,6 +176,9 @@ class SessionReport:
             seconds_text(self.seconds),
             *([f"error={self.error!r}"] if self.error else []),
         )
+
+    def _repr_html_(self) -> str:
+        return report_html(self)
 
     def __str__(self) -> str:
         silos, stages = count_text(len(self.members), "silo"), count_text(len(self.stages), "client stage")

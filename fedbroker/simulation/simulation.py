@@ -20,7 +20,7 @@ from fedbroker.context.settings import Options, Settings, Timeouts
 from fedbroker.errors import UsageError
 from fedbroker.session.events import Listener
 from fedbroker.simulation.sources import sources_of_silos
-from fedbroker.testing import LocalCohort, SiloProcess, local_cohort
+from fedbroker.testing import LocalCohort, SiloProcess, local_cohort, local_cohort_html
 from fedbroker.text import one_line_repr
 from fedbroker.wire.messages import check_name
 
@@ -98,6 +98,9 @@ class Simulation:
     def __repr__(self) -> str:
         state = ["closed"] if self._closed else []
         return one_line_repr("Simulation", f"cohort={self.cohort!r}", f"silos={sorted(self.silos)}", *state)
+
+    def _repr_html_(self) -> str:
+        return local_cohort_html(self._running)
 
 
 def simulate(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
+from functools import partial
 
 import pytest
 
-from fedbroker.context.progress.display import Display, LineRenderer
+from fedbroker.context.progress.display import Display
+from fedbroker.context.progress.renderers import LineRenderer, LiveRenderer
 from fedbroker.context.progress.state import Invocation, names_text, time_text
 from fedbroker.session.events import Event
 from fedbroker.session.report import SessionReport, SiloReport, StageReport
@@ -101,8 +104,70 @@ def test_long_wait_is_shown_once(capsys):
     renderer = LineRenderer()
     one = invocation(phase="waiting", present=("bos",), needed=3)
     for now in (1.0, 6.0, 7.0):
-        renderer.paint([one], now)
+        renderer.paint([one], [], now)
     assert capsys.readouterr().err == "fedbroker: mean: waiting for silos, 1 of 3 are present: bos\n"
+
+
+def run_events(rounds: int, outcome: str):
+    about = {"run": "r1", "program": "digits"}
+    yield Event("run_started", details={**about, "rounds": rounds})
+    for number in range(1, rounds + 1):
+        metrics = {"client_work/train/loss": 1 / number, "client_work/train/examples": 300.0}
+        yield Event("round_finished", details={**about, "rounds": rounds, "round": number, "metrics": metrics})
+    yield Event("run_finished", details={**about, "seconds": 1.0, "outcome": outcome})
+
+
+async def rounds_on(renderer, outcome="ok"):
+    """Show a run of three rounds, each with an invocation of two stages, and one invocation outside of it."""
+    display = Display(renderer)
+    started, *finished, over = run_events(3, outcome)
+    for number, event in enumerate([started, *finished, over]):
+        if number:
+            one = invocation(run="r1" if number < 4 else "")
+            display.begin(one)
+            display.change(partial(one.attempt, "s1", ["bos"]))
+            for name in ("stage_started", "stage_finished"):
+                display.on_event("airports", Event(name, "s1"))
+            await display.end(one, lambda _: "mean: over", failed=False)
+        display.on_event("airports", event)
+    last = invocation(run="r1")
+    display.begin(last)
+    await display.end(last, lambda _: "mean: failed", failed=True)
+
+
+def lines_in(text):
+    return [re.sub(r"\d\.\d s", "0.0 s", line) for line in text.splitlines()]
+
+
+async def test_log_has_a_line_for_each_round_of_a_run(capsys):
+    await rounds_on(LineRenderer())
+    assert lines_in(capsys.readouterr().err) == [
+        "fedbroker: digits: round 1 of 3 in 0.0 s, loss 1, examples 300",
+        "fedbroker: digits: round 2 of 3 in 0.0 s, loss 0.5, examples 300",
+        "fedbroker: digits: round 3 of 3 in 0.0 s, loss 0.3333, examples 300",
+        "fedbroker: mean: stage 1 of 2: 0 of 0 silos, 0.0 s",
+        "fedbroker: mean: over",
+        "fedbroker: digits: 3 rounds in 0.0 s, loss 0.3333, examples 300",
+        "fedbroker: mean: failed",
+    ]
+
+
+async def test_terminal_keeps_one_line_of_a_run(capsys):
+    await rounds_on(LiveRenderer(force=True), "cancelled")
+    assert lines_in(capsys.readouterr().err) == [
+        "mean: over",
+        "digits: 3 rounds in 0.0 s (cancelled), loss 0.3333, examples 300",
+        "mean: failed",
+    ]
+
+
+async def test_terminal_keeps_one_line_of_a_loop(capsys):
+    display = Display(LiveRenderer(force=True))
+    for _ in range(30):
+        one = invocation()
+        display.begin(one)
+        await display.end(one, lambda _: "mean: over", failed=False)
+    assert lines_in(capsys.readouterr().err) == ["mean: over"]
 
 
 class Broken:
@@ -113,14 +178,20 @@ class Broken:
     def __init__(self):
         self.calls = 0
 
-    def paint(self, invocations, now):
+    def paint(self, invocations, runs, now):
         self.calls += 1
         raise OSError("gone")
 
     def stage_over(self, invocation, now):
         raise OSError("gone")
 
-    def say(self, line):
+    def invocation_over(self, invocation, line, failed):
+        raise OSError("gone")
+
+    def round_over(self, line):
+        raise OSError("gone")
+
+    def run_over(self, line):
         raise OSError("gone")
 
 
@@ -133,17 +204,17 @@ async def test_display_that_cannot_write_stops_silently():
         display.change(lambda one=one: one.attempt("s1", ["bos"]))
         display.on_event("airports", Event("stage_started", "s1"))
         display.on_event("airports", Event("stage_finished", "s1"))
-        await display.end(one, lambda _: "over")
+        await display.end(one, lambda _: "over", failed=False)
     assert renderer.calls <= 1
 
 
 class Stuck(Broken):
     """A renderer whose stream blocks for a while."""
 
-    def say(self, line):
+    def invocation_over(self, invocation, line, failed):
         time.sleep(1.0)
 
-    def paint(self, invocations, now):
+    def paint(self, invocations, runs, now):
         pass
 
 
@@ -153,5 +224,5 @@ async def test_blocked_display_is_waited_for_once():
     for _ in range(5):
         one = invocation()
         display.begin(one)
-        await display.end(one, lambda _: "over")
+        await display.end(one, lambda _: "over", failed=False)
     assert asyncio.get_running_loop().time() - started < 1.0

@@ -1,4 +1,4 @@
-"""Progress of a context's invocations on standard error. No error of the display reaches the computation."""
+"""Progress of a context's invocations. No error of the display reaches the computation."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import partial
 from typing import Literal
 
 from fedbroker.context.progress.display import Display, display_of
+from fedbroker.context.progress.notebook import notebook_shell
 from fedbroker.context.progress.state import Invocation
 from fedbroker.errors import FedbrokerError
 from fedbroker.session.events import Event
@@ -23,23 +24,26 @@ class Progress:
     Args:
         cohort: name of the cohort.
         live: True for a live display even if standard error is no terminal; None for a live display on a terminal and
-            plain lines elsewhere.
+            plain lines elsewhere. A notebook has a display in its cells.
     """
 
     def __init__(self, cohort: str, live: Literal[True] | None) -> None:
         self._cohort = cohort
         self._live = live
 
-    def watch(self, name: str, stages: int, began: float) -> Watch | None:
-        """Show an invocation that has client stages; return None without a standard error.
+    def watch(self, name: str, stages: int, began: float, run: str = "") -> Watch | None:
+        """Show an invocation that has client stages; return None where nothing can be shown.
 
         Args:
             name: name of its computation.
             stages: number of its client stages.
             began: start time on the monotonic clock.
+            run: id of the program's run that it is part of, or empty.
         """
         display = self._display()
-        return None if display is None else Watch(display, Invocation(name, self._cohort, stages, began))
+        if display is None:
+            return None
+        return Watch(display, Invocation(name, self._cohort, stages, began, run=run, cell=display.cell()))
 
     def on_event(self, event: Event) -> None:
         """Update the display from an event of the context."""
@@ -48,9 +52,13 @@ class Progress:
             display.on_event(self._cohort, event)
 
     def _display(self) -> Display | None:
+        if notebook_shell() is not None:
+            return display_of("notebook")
         if sys.stderr is None:
             return None
-        return display_of(live=self._live or _is_terminal(), force=bool(self._live))
+        if self._live:
+            return display_of("forced")
+        return display_of("live" if _is_terminal() else "lines")
 
 
 class Watch:
@@ -76,7 +84,11 @@ class Watch:
         """Show the end of the invocation and its error, if any."""
         invocation, text = self._invocation, _short_text(error)
         report = None if self._session is None else self._session.recorder.report
-        await self._display.end(invocation, lambda now: f"{invocation.name}: {invocation.summary(report, text, now)}")
+        await self._display.end(
+            invocation,
+            lambda now: f"{invocation.name}: {invocation.summary(report, text, now)}",
+            failed=error is not None,
+        )
 
 
 def _is_terminal() -> bool:
