@@ -16,7 +16,7 @@ from fedbroker_worker.policy.recording import first_line, last_line
 
 from fedbroker.transport.signed_messages import UNSIGNED
 from fedbroker.wire import digest_of
-from fedbroker.wire.messages import Column, Compute, Data, Done, Failed, Need, Source, WorkItem
+from fedbroker.wire.messages import Call, Column, Compute, Data, Done, Failed, Need, Source, Value, WorkItem
 from tests.support.worker import identity_computation
 
 SECRET = "5e" * 32
@@ -42,9 +42,13 @@ def failed(kind="computation", cause="it failed", rule=""):
 def test_course_of_a_work_item():
     rows = Source((Column("delay", "float64"),), rows=3)
     journal = WorkJournal(names={"": "hospital"}, sources=lambda: {"rows": rows})
-    entry = journal.received(item(), UNSIGNED)
+    function, value = identity_computation(), b"a value"
+    calls = (*OPS, Value(2, digest_of(function)), Value(3, digest_of(value)), Call(4, 2, 3))
+    entry = journal.received(item(ops=calls), UNSIGNED)
     assert entry.view().state == "received"
-    entry.uses({digest_of(identity_computation()): identity_computation()})
+    entry.uses({digest_of(function): function, digest_of(value): value})
+    assert journal.blobs_of(entry) == {digest_of(function): function}  # values are not kept
+    assert entry.bytes_in == len(function) + len(value)
     entry.enter("computing")
     assert entry.view().explained
     entry.leaves(["sum of float32"], 1, 3)

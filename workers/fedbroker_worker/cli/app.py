@@ -61,6 +61,11 @@ _RESUME_EXAMPLES: Final = """Examples:
   fedbroker-silo resume --config silo.toml
   fedbroker-silo resume --socket /run/fedbroker-silo/ewr/control.sock"""
 
+_BOARD_EXAMPLES: Final = """Examples:
+  fedbroker-silo board --config silo.toml
+  sudo fedbroker-silo board --config /etc/fedbroker/silos/ewr.toml
+  FEDBROKER_SILO_BOARD_TOKEN_FILE=token fedbroker-silo board --listen 0.0.0.0:8081"""
+
 _REPLAY_EXAMPLES: Final = """Examples:
   fedbroker dead-letters show 53c2 --cohort airports --save item    at the coordinator
   fedbroker-silo replay item --config silo.toml
@@ -372,6 +377,38 @@ def resume(
         Print JSON.
     """
     _control("resume", config, socket, json)
+
+
+@app.command(help_epilogue=_BOARD_EXAMPLES)
+def board(
+    *,
+    config: Path = Path("silo.toml"),
+    listen: str = "127.0.0.1:8081",
+    socket: Path | None = None,
+    host: tuple[str, ...] = (),
+) -> None:
+    """Serve a page for the silo's administrator: what was asked, by whom, what left, what was refused, what runs.
+
+    Prints the page's URL and serves it until SIGTERM or Ctrl-C, in a process of
+    its own: it asks the service over its control socket and changes nothing. Shows
+    names, types and sizes, never values of the data. Needs the extra `board`.
+
+    Parameters
+    ----------
+    config
+        The silo's settings file, by which the service is found. Needs no secret.
+    listen
+        HOST:PORT. On another address than this machine's loopback, the page asks
+        for a token: FEDBROKER_SILO_BOARD_TOKEN, FEDBROKER_SILO_BOARD_TOKEN_FILE or
+        the one that is made and printed.
+    socket
+        The service's control socket, if it is elsewhere.
+    host
+        A name under which a proxy serves the page.
+    """
+    from fedbroker_worker.cli.board import serve_page
+
+    serve_page(config, listen, socket=socket, hosts=host)
 
 
 def _control(command: str, config: Path, socket: Path | None, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from fedbroker.text import printable
-from fedbroker.wire.messages import Data, Done, Failed, Need
+from fedbroker.wire.messages import Call, Data, Done, Failed, Need, Value
 from fedbroker_worker.control.views import ReadView, WorkView
 
 if TYPE_CHECKING:
@@ -77,9 +77,11 @@ class WorkEntry:
         self.journal.note(self)
 
     def uses(self, blobs: Mapping[Digest, Buffer]) -> None:
-        """Keep the computations in its blobs."""
+        """Keep the computations among its blobs: those that it calls."""
         self.bytes_in = sum(map(len, blobs.values()))
-        self.blobs = tuple(digest for digest, blob in blobs.items() if self.journal.keep(digest, blob))
+        called = {op.function for op in self.item.ops if isinstance(op, Call)}
+        functions = dict.fromkeys(op.blob for op in self.item.ops if isinstance(op, Value) and op.ref in called)
+        self.blobs = tuple(digest for digest in functions if self.journal.keep(digest, blobs[digest]))
 
     def leaves(self, releases: Sequence[str], masked: int, silos: int) -> None:
         """Note the values that its reply will hold, and how many of its outputs are masked over how many silos."""

@@ -15,11 +15,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from fedbroker.graphs import Unreadable
 from fedbroker.wire.messages import Value
 from fedbroker_worker.control.views import WorkView
 from fedbroker_worker.journal.entry import Outcomes, WorkEntry
-from fedbroker_worker.policy.values import parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -116,11 +114,11 @@ class WorkJournal:
         return self._entries.get(number)
 
     def keep(self, digest: Digest, blob: Buffer) -> bool:
-        """Keep a blob if it holds a computation and is not too large; return whether it is kept."""
+        """Keep a blob with a computation if it is not too large; return whether it is kept."""
         if digest in self._blobs:
             self._blobs.move_to_end(digest)
             return True
-        if len(blob) > LARGEST_BLOB or not _holds_computation(blob):
+        if len(blob) > LARGEST_BLOB:
             return False
         self._blobs[digest] = content = bytes(blob)
         self._kept_bytes += len(content)
@@ -137,11 +135,3 @@ class WorkJournal:
         """Return the computations of a work item that are still kept."""
         named = [op.blob for op in entry.item.ops if isinstance(op, Value)]
         return {digest: self._blobs[digest] for digest in named if digest in self._blobs}
-
-
-def _holds_computation(blob: Buffer) -> bool:
-    """Return whether a blob holds a computation, or cannot be read: then the account says so."""
-    try:
-        return any(kind == "computation" for kind, _ in parts(blob))
-    except Unreadable:
-        return True
