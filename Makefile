@@ -19,6 +19,10 @@ demo: setup ## run the demo: three airports learn together over a private Rabbit
 sheets: setup ## compute a mean over three hospitals' spreadsheets, with a stand-in for Google's
 	@$(bin)/python -m examples.sheets.demo
 
+.PHONY: digits
+digits: setup ## train on handwritten digits at four silos, and with all rows in one place
+	@$(bin)/python -m examples.digits
+
 .PHONY: broker
 broker: setup ## run a private RabbitMQ in the foreground, until Ctrl-C
 	@$(bin)/fedbroker broker run
