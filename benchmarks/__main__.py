@@ -25,6 +25,7 @@ NAMES = (
     "native",
     "wide",
     "cohort",
+    "board",
     "functions",
     "masks",
     "secure",

@@ -5,67 +5,23 @@ Times within a session are differences of its coordinator's clock, which need no
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any, Final, cast, get_args
 
-import msgspec
-
 from fedbroker.board.silos import SiloStates
+from fedbroker.board.stages import DEFAULT_STAGE_SECONDS, Stage, number, text
 from fedbroker.board.views import BarOutcome, BarView, SessionOutcome, SessionView, StageView
 from fedbroker.board.waiting import waits_for_replies
 from fedbroker.wire.events import CohortEvent
 
-__all__ = ["Session", "number", "text"]
+__all__ = ["Session"]
 
 MAX_BARS: Final = 10_000
 """Bars of one session: the oldest stages lose theirs first."""
 MAX_MEMBERS: Final = 20_000
 SILENT_SECONDS: Final = 120.0
 """Seconds beyond a stage's time limit without any event, after which a session counts as lost with its coordinator."""
-DEFAULT_STAGE_SECONDS: Final = 3600.0
-"""Assumed limit of a stage whose start was not seen, and of the coordinator's own work between stages."""
-SENTENCE_SECONDS: Final = 0.5
+SENTENCE_SECONDS: Final = 1.0
 """Seconds for which a sentence stays as it is: it looks at every silo."""
-
-
-def number(details: dict[str, Any], name: str, default: float = 0.0) -> float:
-    """Return a number of an event's details that is not negative, or the default."""
-    value: object = details.get(name)
-    return max(0.0, float(value)) if isinstance(value, int | float) else default
-
-
-def text(details: dict[str, Any], name: str) -> str:
-    """Return a text of an event's details, or an empty one."""
-    value: object = details.get(name)
-    return value if isinstance(value, str) else ""
-
-
-@dataclass(slots=True)
-class _Stage:
-    """A client stage; times are seconds since the session's start."""
-
-    number: int
-    began: float
-    needed: int = 0
-    masked: bool = False
-    seconds: float = DEFAULT_STAGE_SECONDS
-    ended: float | None = None
-    answered: int = 0
-    bars: dict[str, BarView] = field(default_factory=dict[str, BarView])
-    waiting: dict[str, None] = field(default_factory=dict[str, None])
-
-    def view(self, session: str) -> StageView:
-        return StageView(
-            session=session,
-            stage=self.number,
-            began=self.began,
-            ended=self.ended,
-            needed=self.needed,
-            silos=len(self.bars),
-            answered=self.answered,
-            masked=self.masked,
-        )
 
 
 class Session:
@@ -79,8 +35,7 @@ class Session:
     Attributes:
         hidden: its stages and bars are no longer part of the state.
         changed: the session itself has changed, until taken.
-        stages_changed: numbers of its changed stages, until taken.
-        bars_changed: stages and silos of its changed bars, until taken.
+        stages_changed: numbers of its changed stages, and of those with changed bars, until taken.
     """
 
     def __init__(self, event: CohortEvent, now: float, silos: SiloStates) -> None:
@@ -93,7 +48,6 @@ class Session:
         self.hidden = False
         self.changed = True
         self.stages_changed: dict[int, None] = {}
-        self.bars_changed: dict[tuple[int, str], None] = {}
         self._silos = silos
         self._began = now
         self._clock = event.time  # the coordinator's clock at the start
@@ -102,8 +56,8 @@ class Session:
         self._members = {name: None for name in names if isinstance(name, str)}
         self._dropped: set[str] = set()
         self._forged = 0
-        self._stages: dict[int, _Stage] = {}
-        self._running: _Stage | None = None
+        self._stages: dict[int, Stage] = {}
+        self._running: Stage | None = None
         self._ended: float | None = None
         self._outcome: SessionOutcome = "running"
         self._error = ""
@@ -142,20 +96,22 @@ class Session:
             forged=self._forged,
         )
 
-    def stage_views(self, stages: Iterable[int] | None = None) -> list[StageView]:
-        """Return those of its stages, or all, as they are shown."""
-        found = self._stages if stages is None else [stage for stage in stages if stage in self._stages]
-        return [self._stages[stage].view(self.id) for stage in found]
+    def stage_views(self) -> list[StageView]:
+        """Return its stages as they are shown."""
+        return [stage.view for stage in self._stages.values()]
 
-    def bar_views(self, bars: Iterable[tuple[int, str]] | None = None) -> list[BarView]:
-        """Return those of its bars, or all."""
-        if bars is None:
-            return [bar for stage in self._stages.values() for bar in stage.bars.values()]
-        return [
-            self._stages[stage].bars[silo]
-            for stage, silo in bars
-            if stage in self._stages and silo in self._stages[stage].bars
-        ]
+    def bar_views(self) -> list[BarView]:
+        """Return its bars."""
+        return [bar for stage in self._stages.values() for bar in stage.bars.values()]
+
+    def take_changes(self) -> tuple[list[StageView], list[BarView]]:
+        """Return the stages and bars that have changed since the last call; the session then counts as unchanged."""
+        stages = [self._stages[stage] for stage in self.stages_changed if stage in self._stages]
+        bars = [stage.bars[silo] for stage in stages for silo in stage.changed]
+        for stage in stages:
+            stage.changed = {}
+        self.changed, self.stages_changed = False, {}
+        return [stage.view for stage in stages], bars
 
     def on_event(self, event: CohortEvent, now: float) -> None:
         """Apply an event of this session."""
@@ -207,7 +163,7 @@ class Session:
 
     def _stage_started(self, stage_number: int, details: dict[str, Any], at: float) -> None:
         self.close()
-        stage = _Stage(stage_number, at, int(number(details, "needed")), details.get("masked") is True)
+        stage = Stage(self.id, stage_number, at, int(number(details, "needed")), details.get("masked") is True)
         stage.seconds = number(details, "seconds", DEFAULT_STAGE_SECONDS)
         self._stages[stage_number] = self._running = stage
         self.stages_changed[stage_number] = None
@@ -218,72 +174,33 @@ class Session:
         while self.bars > MAX_BARS and len(self._stages) > 1:
             del self._stages[min(self._stages)]
 
-    def _stage(self, stage_number: int | None, at: float) -> _Stage:
+    def _stage(self, stage_number: int | None, at: float) -> Stage:
         """Return a stage; make it if its start was not seen."""
         stage = self._stages.get(stage_number or 0)
         if stage is None:
-            stage = self._stages[stage_number or 0] = _Stage(stage_number or 0, at)
+            stage = self._stages[stage_number or 0] = Stage(self.id, stage_number or 0, at)
             self._running = stage
         self.stages_changed[stage.number] = None
         return stage
 
-    def _ask(self, stage: _Stage, silo: str, at: float) -> None:
-        self._put(
-            stage,
-            BarView(
-                session=self.id,
-                stage=stage.number,
-                silo=silo,
-                began=at,
-                queue=0.0,
-                transfer=0.0,
-                compute=0.0,
-                total=0.0,
-                outcome="waiting",
-                why="",
-                bytes_in=0,
-                bytes_out=0,
-            ),
-        )
+    def _ask(self, stage: Stage, silo: str, at: float) -> None:
+        stage.ask(silo, at)
         if silo not in stage.waiting:
             stage.waiting[silo] = None
             self._silos.awaits(self.cohort, silo, 1)
 
     def _reply(self, event: CohortEvent, outcome: BarOutcome, at: float) -> None:
-        details, stage = event.details, self._stage(event.stage, at)
-        asked = stage.bars.get(event.silo)
-        began = stage.began if asked is None else asked.began
-        stage.answered += outcome == "answered"
+        stage = self._stage(event.stage, at)
         self._members.setdefault(event.silo)
-        self._put(
-            stage,
-            BarView(
-                session=self.id,
-                stage=stage.number,
-                silo=event.silo,
-                began=began,
-                queue=number(details, "queue"),
-                transfer=number(details, "transfer"),
-                compute=number(details, "compute"),
-                total=max(0.0, stage.began + number(details, "seconds") - began),
-                outcome=outcome,
-                why=text(details, "why"),
-                bytes_in=int(number(details, "bytes_in")),
-                bytes_out=int(number(details, "bytes_out")),
-            ),
-        )
+        stage.reply(event.silo, outcome, event.details)
         self._waits_no_more(stage, event.silo)
 
-    def _put(self, stage: _Stage, bar: BarView) -> None:
-        stage.bars[bar.silo] = bar
-        self.bars_changed[stage.number, bar.silo] = None
-
-    def _waits_no_more(self, stage: _Stage, silo: str) -> None:
+    def _waits_no_more(self, stage: Stage, silo: str) -> None:
         if silo in stage.waiting:
             del stage.waiting[silo]
             self._silos.awaits(self.cohort, silo, -1)
 
-    def _release(self, stage: _Stage) -> None:
+    def _release(self, stage: Stage) -> None:
         for silo in list(stage.waiting):
             self._waits_no_more(stage, silo)
 
@@ -291,11 +208,8 @@ class Session:
         stage, self._running = self._running, None
         if stage is None:
             return
-        stage.ended = at
+        stage.end(at, rest)
         self.stages_changed[stage.number] = None
-        for silo in stage.waiting:
-            bar = stage.bars[silo]
-            self._put(stage, msgspec.structs.replace(bar, outcome=rest, total=max(0.0, at - bar.began)))
         self._release(stage)
 
     def _end(self, at: float, outcome: SessionOutcome) -> None:
@@ -303,7 +217,7 @@ class Session:
         self._ended, self._outcome = self._began + at, outcome
 
     def _waits(self, now: float, *, renew: bool = True) -> str:
-        """Return why it waits, as of half a second ago at most."""
+        """Return why it waits, as of a second ago at most."""
         if renew and now - self._sentence_at >= SENTENCE_SECONDS:
             self._sentence, self._sentence_at = self._why(now), now
         return self._sentence
@@ -317,5 +231,4 @@ class Session:
         waiting = [
             (silo, self._began + stage.bars[silo].began, self._silos.get(self.cohort, silo)) for silo in stage.waiting
         ]
-        missing = (stage.needed or len(stage.bars)) - stage.answered
-        return waits_for_replies(waiting, missing, now)
+        return waits_for_replies(waiting, stage.missing, now)

@@ -24,7 +24,11 @@ MAX_SILOS: Final = 20_000
 
 @dataclass(slots=True)
 class Silo:
-    """A silo: its latest announcement, and how many running sessions wait for it."""
+    """A silo: its latest announcement, and how many running sessions wait for it.
+
+    Attributes:
+        due: the time at which its state may change, so that most looks at the clock are one comparison.
+    """
 
     message: Announce
     since: float
@@ -32,6 +36,7 @@ class Silo:
     state: SiloState = "present"
     left: bool = False
     awaited: int = 0
+    due: float = 0.0
 
     @property
     def view(self) -> SiloView:
@@ -50,12 +55,22 @@ class Silo:
             working=self.awaited > 0,
         )
 
-    def state_at(self, now: float, heard_since: float = 0.0) -> SiloState:
-        """Return its state at a time; before ``heard_since``, none of its announcements could have arrived."""
-        heartbeat, overdue = self.message.heartbeat, now - max(self.seen, heard_since)
-        if self.left or overdue > max(MISSED_HEARTBEATS * heartbeat, heartbeat + MIN_GRACE_SECONDS):
-            return "gone"
-        return "late" if overdue > max(LATE_AFTER * heartbeat, heartbeat + MIN_LATE_SECONDS) else "present"
+    def renew(self, now: float, heard_since: float = 0.0) -> None:
+        """Find its state at a time, and when to look again.
+
+        Args:
+            now: the time.
+            heard_since: time before which none of its announcements could have arrived.
+        """
+        heartbeat, heard = self.message.heartbeat, max(self.seen, heard_since)
+        late = heard + max(LATE_AFTER * heartbeat, heartbeat + MIN_LATE_SECONDS)
+        gone = heard + max(MISSED_HEARTBEATS * heartbeat, heartbeat + MIN_GRACE_SECONDS)
+        if self.left or now > gone:
+            self.state, self.due = "gone", self.seen + FORGET_SECONDS
+        elif now > late:
+            self.state, self.due = "late", gone
+        else:
+            self.state, self.due = "present", late
 
 
 class SiloStates:
@@ -70,6 +85,7 @@ class SiloStates:
     def __init__(self) -> None:
         self._silos: dict[tuple[str, str], Silo] = {}
         self._awaited: dict[tuple[str, str], int] = {}
+        self._counts: dict[str, tuple[int, int]] = {}
         self._heard_since = 0.0
         self.changed: dict[tuple[str, str], None] = {}
         self.seen: dict[tuple[str, str], None] = {}
@@ -82,6 +98,10 @@ class SiloStates:
         """Return a silo; None if it is not known."""
         return self._silos.get((cohort, name))
 
+    def count(self, cohort: str) -> tuple[int, int]:
+        """Return the numbers of a cohort's silos, and of those that are present or late."""
+        return self._counts.get(cohort, (0, 0))
+
     def views(self, keys: Iterable[tuple[str, str]]) -> list[SiloView]:
         """Return the views of those of the silos that are known."""
         return [self._silos[key].view for key in keys if key in self._silos]
@@ -93,14 +113,18 @@ class SiloStates:
         if known is None:
             if len(self._silos) >= MAX_SILOS and not self._forget_one():
                 return
-            self._silos[key] = Silo(message, now, now, awaited=self._awaited.get(key, 0))
+            known = self._silos[key] = Silo(message, now, now, awaited=self._awaited.get(key, 0))
+            known.renew(now)
+            self._add(message.cohort, 1, 1)
             self.removed.pop(key, None)
             self.changed[key] = None
             return
         before, state = known.message, known.state
         if before.incarnation != message.incarnation or state == "gone":
             known.since = now
-        known.message, known.seen, known.state, known.left = message, now, "present", False
+        known.message, known.seen, known.left = message, now, False
+        known.renew(now)
+        self._add(message.cohort, 0, state == "gone")
         same = state == "present" and before.in_flight == message.in_flight and before.sources == message.sources
         if same and (before.incarnation, before.version) == (message.incarnation, message.version):
             self.seen[key] = None
@@ -112,7 +136,9 @@ class SiloStates:
         key = message.cohort, message.silo
         known = self._silos.get(key)
         if known is not None and known.message.incarnation == message.incarnation:
-            known.left, known.state = True, "gone"
+            self._add(message.cohort, 0, -(known.state != "gone"))
+            known.left = True
+            known.renew(known.seen)
             self.changed[key] = None
 
     def awaits(self, cohort: str, name: str, sessions: int) -> None:
@@ -131,16 +157,22 @@ class SiloStates:
     def reconnected(self, now: float) -> None:
         """Excuse the silence of all silos until now: the broker was away."""
         self._heard_since = now
+        for silo in self._silos.values():
+            silo.due = min(silo.due, now)
 
     def tick(self, now: float) -> bool:
         """Find the silos that are late or gone by now; return whether a state has changed."""
         new, forgotten = False, list[tuple[str, str]]()
         for key, silo in self._silos.items():
-            state = silo.state_at(now, self._heard_since)
-            if state != silo.state:
-                silo.state, new = state, True
+            if now <= silo.due:
+                continue
+            before = silo.state
+            silo.renew(now, self._heard_since)
+            if silo.state != before:
+                new = True
                 self.changed[key] = None
-            elif state == "gone" and now - silo.seen > FORGET_SECONDS and not silo.awaited:
+                self._add(key[0], 0, (silo.state != "gone") - (before != "gone"))
+            elif silo.state == "gone" and now > silo.due and not silo.awaited:
                 forgotten.append(key)
         for key in forgotten:
             self._forget(key)
@@ -153,8 +185,14 @@ class SiloStates:
             self._forget(min(gone)[1])
         return bool(gone)
 
+    def _add(self, cohort: str, silos: int, present: int) -> None:
+        """Count more silos in a cohort, or fewer."""
+        before = self.count(cohort)
+        self._counts[cohort] = before[0] + silos, before[1] + present
+
     def _forget(self, key: tuple[str, str]) -> None:
-        del self._silos[key]
+        silo = self._silos.pop(key)
+        self._add(key[0], -1, -(silo.state != "gone"))
         self.changed.pop(key, None)
         self.seen.pop(key, None)
         self.removed[key] = None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from fedbroker.board.curves import Curves
-from fedbroker.board.sessions import Session, number, text
+from fedbroker.board.invocations import Invocations
+from fedbroker.board.sessions import Session
 from fedbroker.board.silos import SiloStates
+from fedbroker.board.stages import text
 from fedbroker.board.views import (
     Changes,
     CohortView,
@@ -21,7 +22,6 @@ from fedbroker.board.views import (
     SiloView,
     State,
 )
-from fedbroker.board.waiting import waits_for_silos
 from fedbroker.lru import LruMap
 from fedbroker.wire.events import CohortEvent
 from fedbroker.wire.messages import Announce, Leave
@@ -38,16 +38,6 @@ MAX_COHORTS: Final = 1_000
 MAX_COORDINATORS: Final = 1_000
 HEARTBEAT_SECONDS: Final = 1.0
 """Seconds between two changes with nothing but the times of announcements."""
-WAIT_MARGIN: Final = 5.0
-"""Seconds beyond its time limit after which an invocation without silos is taken for ended."""
-
-
-@dataclass(slots=True)
-class _Invocation:
-    """An invocation that waits for silos, and has no session yet."""
-
-    view: SessionView
-    until: float
 
 
 class BoardState:
@@ -60,14 +50,13 @@ class BoardState:
     def __init__(self, cohorts: Sequence[str] = ()) -> None:
         self._silos = SiloStates()
         self._sessions: dict[str, Session] = {}
-        self._invocations: dict[str, _Invocation] = {}  # by coordinator
+        self._invocations = Invocations()
         self._curves = Curves()
         self._notices: list[NoticeView] = []
         self._new_notices: list[NoticeView] = []
         self._cohorts: dict[str, int | None] = dict.fromkeys(cohorts)  # with the number of dead letters
         self._cohort_views: dict[str, CohortView] = {}  # as they were sent
         self._sequences: LruMap[str, int] = LruMap(MAX_COORDINATORS)
-        self._changed_invocations: set[str] = set()
         self._removed_sessions: list[str] = []
         self._removed_bars: list[str] = []
         self._broker, self._sent_broker = "", ""
@@ -116,8 +105,7 @@ class BoardState:
         renewed = not self._broker and self._silos.tick(now)  # without a broker, silence tells nothing about silos
         for session in self._sessions.values():
             session.tick(now, renewed=renewed)
-        for coordinator in [name for name, one in self._invocations.items() if now > one.until]:
-            self._started(coordinator)
+        self._invocations.tick(now)
 
     def snapshot(self, now: float) -> State:
         """Return the whole state."""
@@ -144,16 +132,15 @@ class BoardState:
         new_cohorts = [view for view in cohorts if self._cohort_views.get(view.name) != view]
         self._cohort_views = {view.name: view for view in cohorts}
         sessions = [session for session in self._sessions.values() if session.changed]
-        shown = [session for session in sessions if not session.hidden]
+        parts = [(session.hidden, *session.take_changes()) for session in sessions]
         notices, self._new_notices = self._new_notices, []
         changes = Changes(
             at=now,
             cohorts=new_cohorts,
             silos=self._silos.views(silos),
-            sessions=[session.view(now) for session in sessions]
-            + [one.view for name, one in self._invocations.items() if name in self._changed_invocations],
-            stages=[stage for session in shown for stage in session.stage_views(session.stages_changed)],
-            bars=[bar for session in shown for bar in session.bar_views(session.bars_changed)],
+            sessions=[session.view(now) for session in sessions] + self._invocations.take_changes(),
+            stages=[stage for hidden, stages, _ in parts if not hidden for stage in stages],
+            bars=[bar for hidden, _, bars in parts if not hidden for bar in bars],
             curves=self._curves.take_new(),
             notices=notices,
             broker=None if self._broker == self._sent_broker else self._broker,
@@ -161,15 +148,11 @@ class BoardState:
             removed=self._take_removed(),
         )
         self._sent_broker, self._sent_missed = self._broker, self._missed
-        self._changed_invocations.clear()
-        for session in sessions:
-            session.changed, session.stages_changed, session.bars_changed = False, {}, {}
         return None if changes == Changes(at=now) else changes
 
     def session_views(self, now: float) -> list[SessionView]:
         """Return all sessions, the newest first."""
-        waiting = [one.view for one in self._invocations.values()]
-        return waiting + [session.view(now) for session in reversed(self._sessions.values())]
+        return self._invocations.views() + [session.view(now) for session in reversed(self._sessions.values())]
 
     def cohort_views(self) -> list[CohortView]:
         """Return all cohorts."""
@@ -213,9 +196,9 @@ class BoardState:
             case "round_finished":
                 self._curves.round_finished(event)
             case "waiting_for_silos":
-                self._waits(event, now)
+                self._invocations.waits(event, now)
             case "run_finished":
-                self._started(event.coordinator)
+                self._invocations.started(event.coordinator)
             case "silo_rejected":
                 self._note(now, event.cohort, "", event.silo, "rejected", text(details, "reason"))
             case "message_forged":
@@ -224,7 +207,7 @@ class BoardState:
                 dropped = f"{text(details, 'outcome')}: {text(details, 'why')}".strip(": ")
                 self._note(now, event.cohort, event.session, event.silo, "dropped", dropped)
             case "session_started":
-                self._started(event.coordinator)
+                self._invocations.started(event.coordinator)
             case _:
                 pass
         if event.session:
@@ -241,40 +224,6 @@ class BoardState:
             session.on_event(event, now)
             if event.name in ("stage_started", "session_finished"):
                 self._bound()
-
-    def _waits(self, event: CohortEvent, now: float) -> None:
-        present: object = event.details.get("present")
-        names = [str(name) for name in present] if isinstance(present, list) else []  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-        earlier = self._invocations.get(event.coordinator)
-        view = SessionView(
-            id=f"waiting-{event.coordinator}",
-            cohort=event.cohort,
-            coordinator=event.coordinator,
-            computation=text(event.details, "computation"),
-            program=text(event.details, "program"),
-            run=text(event.details, "run"),
-            round=None,
-            began=now if earlier is None else earlier.view.began,
-            ended=None,
-            outcome="running",
-            error="",
-            members=0,
-            stage=None,
-            waits=waits_for_silos(names, int(number(event.details, "wanted"))),
-            dropped=0,
-            forged=0,
-        )
-        if earlier is not None or len(self._invocations) < MAX_SESSIONS:
-            until = now + number(event.details, "seconds", 60.0) + WAIT_MARGIN
-            self._invocations[event.coordinator] = _Invocation(view, until)
-            self._changed_invocations.add(event.coordinator)
-
-    def _started(self, coordinator: str) -> None:
-        """Show an invocation no longer: it has a session now, or has ended without one."""
-        waiting = self._invocations.pop(coordinator, None)
-        if waiting is not None:
-            self._changed_invocations.discard(coordinator)
-            self._removed_sessions.append(waiting.view.id)
 
     def _note(self, now: float, cohort: str, session: str, silo: str, kind: NoticeKind, words: str) -> None:
         notice = NoticeView(time=now, cohort=cohort, session=session, silo=silo, kind=kind, text=words)
@@ -301,19 +250,16 @@ class BoardState:
                 self._removed_bars.append(session.id)
 
     def _cohorts_now(self) -> list[CohortView]:
-        counts = {name: [0, 0] for name in self._cohorts}
-        for silo in self._silos:
-            count = counts[silo.message.cohort]
-            count[0] += 1
-            count[1] += silo.state != "gone"
+        counts = {name: self._silos.count(name) for name in sorted(self._cohorts)}
         return [
-            CohortView(name=name, silos=counts[name][0], present=counts[name][1], dead_letters=self._cohorts[name])
-            for name in sorted(self._cohorts)
+            CohortView(name=name, silos=silos, present=present, dead_letters=self._cohorts[name])
+            for name, (silos, present) in counts.items()
         ]
 
     def _take_removed(self) -> Removed | None:
         silos, self._silos.removed = list(self._silos.removed), {}
-        sessions, self._removed_sessions = self._removed_sessions, []
+        sessions, self._removed_sessions = self._removed_sessions + self._invocations.removed, []
+        self._invocations.removed = []
         bars, self._removed_bars = self._removed_bars, []
         curves, self._curves.removed = self._curves.removed, []
         removed = Removed(silos=silos, sessions=sessions, bars=bars, curves=curves)

@@ -413,6 +413,10 @@ def test_a_client_that_applies_changes_has_the_same_state_as_a_new_one(
         if take:
             client.apply(board.changes(now))
     client.apply(board.changes(now + 1.0))
+    for cohort in board.snapshot(now).cohorts:
+        silos = [silo for silo in board.snapshot(now).silos if silo.cohort == cohort.name]
+        assert cohort.silos == len(silos)
+        assert cohort.present == sum(silo.state != "gone" for silo in silos)
     assert client.content() == Client(board.snapshot(now + 1.0)).content()
 
 
