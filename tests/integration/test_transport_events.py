@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
 
 import aio_pika
 
@@ -17,7 +18,7 @@ from fedbroker.transport.watcher import BrokerWatcher
 from fedbroker.wire.events import CohortEvent
 from fedbroker.wire.messages import Announce, Leave
 from tests.support.proxy import Proxy
-from tests.support.transports import eventually, silo_transport
+from tests.support.transports import coordinator_transport, eventually, silo_transport
 
 
 class Seen:
@@ -144,3 +145,22 @@ async def test_foreign_messages_are_ignored(broker: PrivateBroker, cohort: str) 
         await eventually(lambda: bool(seen.events))
         assert seen.names == ["run_finished"]
         assert seen.silos == []
+
+
+async def test_a_user_without_the_right_loses_events_and_nothing_else(broker: PrivateBroker, cohort: str) -> None:
+    own = "^fedbroker[.](?!events)"
+    await asyncio.to_thread(broker.ctl, "add_user", cohort, "secret")
+    await asyncio.to_thread(broker.ctl, "set_permissions", cohort, own, own, own)
+    where = urlsplit(broker.url)
+    url = f"amqp://{cohort}:secret@{where.hostname}:{where.port}/"
+    async with (
+        watching(broker.url, cohort) as (_, seen),
+        coordinator_transport(url, cohort) as ours,
+        silo_transport(broker.url, cohort) as silo,
+        publishing(url, cohort) as publisher,
+    ):
+        await eventually(lambda: silo.name in ours.silos)
+        for number in range(3):
+            publisher.put(answered(number))
+            assert await ours.ask(silo.name, number) == b"ok"
+    assert seen.events == []

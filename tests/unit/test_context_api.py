@@ -15,6 +15,7 @@ import fedbroker
 from fedbroker.context.settings import Settings
 from fedbroker.errors import ConfigError
 from fedbroker.trust import Identity
+from fedbroker.trust.keyring import keys_table
 from tests.support.context_settings import context_settings
 from tests.support.wait import PROCESS_SECONDS
 
@@ -191,3 +192,19 @@ def test_secure_sums_are_masked_by_default_where_there_are_keys(tmp_path, chosen
     options = fedbroker.Options(secure_sum=chosen)
     made = [Settings(url=URL, cohort="airports", min_silos=1, options=options, keys=path) for path in (keys, None)]
     assert [settings.secure_sum for settings in made] == [with_keys, without]
+
+
+@pytest.mark.parametrize(
+    ("seal", "chosen", "published"),
+    [(None, None, True), (False, None, True), (True, None, False), (True, True, True), (None, False, False)],
+)
+def test_events_are_published_unless_the_broker_is_to_read_nothing(tmp_path, seal, chosen, published):
+    keys = None
+    if seal is not None:
+        (tmp_path / "secret.key").write_text(Identity.generate().reveal())
+        keys = tmp_path / "keys.toml"
+        keys.write_text(keys_table({"ewr": Identity.generate().public}, seal=seal))
+    settings = Settings(url=URL, cohort="c", min_silos=1, keys=keys, options=fedbroker.Options(events=chosen))
+    assert settings.publishes_events is published
+    with pytest.raises(ConfigError, match="events is 'yes'"):
+        fedbroker.Options(events="yes")
