@@ -88,10 +88,12 @@ def test_the_first_view_says_what_runs_and_why_it_waits(browser, server):
     with opened(browser, server.url) as page:
         running = page.get_by_role("region", name="Under way")
         expect(running).to_contain_text("digits, round 25")
-        expect(running).to_contain_text("It waits for lga")
+        expect(running).to_contain_text("Waiting for st-thomas (late")
         expect(running.get_by_role("img")).to_have_accessible_name("stage 1: 3 of 5 silos answered")
         expect(page.get_by_role("table", name="Cohorts")).to_contain_text("jfk gone, st-thomas late")
-        expect(page.get_by_role("status", name="Why it waits")).to_contain_text("It waits for lga")
+        expect(page.get_by_role("status", name="Why it waits")).to_contain_text(
+            "Waiting for st-thomas (late: last heard of 12 s ago)"
+        )
         expect(page).to_have_title("digits, round 25 runs \N{EN DASH} fedbroker board")
         assert page.get_by_role("link", name="This view as JSON").get_attribute("href") == "api/state"
 
@@ -340,7 +342,9 @@ def test_the_page_says_when_the_server_or_the_broker_is_lost(browser):
         port = server.port
         server.close()
         expect(status).to_have_text("reconnecting")
-        expect(page.locator("main")).to_contain_text("It waits for lga")  # what was known stays
+        expect(page.locator("main")).to_contain_text(
+            "Waiting for st-thomas (late: last heard of 12 s ago)"
+        )  # what was known stays
         with PageServer(state, port):
             expect(status).to_have_text("live", timeout=20_000)
 

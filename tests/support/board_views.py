@@ -124,7 +124,7 @@ def federation(silos: int = 0) -> State:
                 error=error,
                 members=len(names),
                 stage=int(running),
-                waits="It waits for lga, which computes for 2.9 s, and for st-thomas, last heard of 6 s ago." * running,
+                waits="waiting for st-thomas (late: last heard of 12 s ago) and lga (computing for 3 s)" * running,
                 dropped=3 if failed else int(running),
             )
         )
