@@ -191,7 +191,7 @@ def test_hostile_coordinator_does_no_harm(url, browser, ewr):
     async def send():
         async with work_client(own) as client:
             item = client.item([Data(1, HOSTILE, ((HOSTILE, "float32"),)), Compute(1)])
-            return await client.send(msgspec.structs.replace(item, computation=f"raw {HOSTILE}"[:200]))
+            return await client.send(msgspec.structs.replace(item, computation=f"raw {HOSTILE}"[:100]))
 
     with ThreadPoolExecutor(1) as pool:  # this thread has playwright's event loop
         assert isinstance(pool.submit(asyncio.run, send()).result(120), Failed)
