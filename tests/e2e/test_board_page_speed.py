@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import expect
 
 from fedbroker.board.views import Changes
-from tests.support.board_page import PAINTED, PageServer, chromium, opened
+from tests.support.board_page import PAINTED, WATCH, PageServer, chromium, opened
 from tests.support.board_views import RUNNING, answered, bar, federation
 from tests.support.wait import wait_until
 
@@ -19,16 +19,6 @@ pytestmark = pytest.mark.alone
 
 EVENT_TO_SCREEN = 0.2
 """Seconds from a change at the server until a frame shows it."""
-
-WATCH = """() => {
-  window.long = [];
-  window.frames = [];
-  new PerformanceObserver((list) => window.long.push(...list.getEntries().map((one) => one.duration)))
-    .observe({ type: "longtask" });
-  let before = performance.now();
-  const frame = (now) => { window.frames.push(now - before); before = now; requestAnimationFrame(frame); };
-  requestAnimationFrame(frame);
-}"""
 
 
 @pytest.fixture(scope="module")

@@ -40,6 +40,17 @@ PAINTED = """(parts) => {
 }"""
 """Notes in ``window.painted`` when a frame has shown each value of an element's attribute, in seconds since 1970."""
 
+WATCH = """() => {
+  window.long = [];
+  window.frames = [];
+  new PerformanceObserver((list) => window.long.push(...list.getEntries().map((one) => one.duration)))
+    .observe({ type: "longtask" });
+  let before = performance.now();
+  const frame = (now) => { window.frames.push(now - before); before = now; requestAnimationFrame(frame); };
+  requestAnimationFrame(frame);
+}"""
+"""Notes the times of frames and of long tasks, in milliseconds, in ``window.frames`` and ``window.long``."""
+
 
 class PageServer:
     """Serves the page as the board does, with the shell of the board and views of the test."""
