@@ -1,8 +1,8 @@
 """TensorFlow Federated over RabbitMQ: silos dial out to a broker and pull their work.
 
-Public are the names of this module and of ``fedbroker.errors``, ``fedbroker.program`` and ``fedbroker.testing``; every
-other module is private. The names are imported when they are first used, so that ``import fedbroker`` itself costs
-nothing.
+Public are the names of this module and of ``fedbroker.errors``, ``fedbroker.program``, ``fedbroker.testing`` and
+``fedbroker.tracking``; every other module is private. The names are imported when they are first used, so that
+``import fedbroker`` itself costs nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fedbroker import errors as errors
     from fedbroker import program as program
     from fedbroker import testing as testing
+    from fedbroker import tracking as tracking
     from fedbroker.cohort import Cohort
     from fedbroker.context.api import (
         create_async_execution_context,
@@ -117,7 +118,7 @@ _HOMES = {
     "fedbroker.wire.messages": ("Column", "Source"),
 }
 
-_MODULES = ("errors", "program", "testing")
+_MODULES = ("errors", "program", "testing", "tracking")
 
 
 def __getattr__(name: str) -> object:

@@ -1,7 +1,8 @@
-"""Silos' data for federated programs: the data sources for ``tff.program`` and ``tff.learning.programs``."""
+"""Parts for federated programs (``tff.program``, ``tff.learning.programs``): silos' data, and release of metrics."""
 
 from __future__ import annotations
 
+import asyncio
 import random
 import secrets
 from dataclasses import replace
@@ -11,10 +12,12 @@ import msgspec
 import tensorflow_federated as tff
 from tensorflow_federated.python.program import serialization_utils
 
+from fedbroker.context.run import current_run, flat_metrics
 from fedbroker.context.values.data import Draw, SiloData, data
 from fedbroker.errors import UsageError
+from fedbroker.tracking.tracker import Tracker
 
-__all__ = ["SiloDataSource", "SiloDataSourceIterator"]
+__all__ = ["SiloDataSource", "SiloDataSourceIterator", "TrackingReleaseManager"]
 
 
 class SiloDataSource(tff.program.FederatedDataSource):  # type: ignore[misc]  # TFF has no types
@@ -160,3 +163,33 @@ class SiloDataSourceIterator(tff.program.FederatedDataSourceIterator):  # type: 
         return self.to_bytes() == other.to_bytes()
 
     __hash__ = None  # type: ignore[assignment]  # its value changes with each selection
+
+
+class TrackingReleaseManager(tff.program.ReleaseManager):  # type: ignore[misc]  # TFF has no types
+    """Releases a program's metrics to trackers and to the run in whose ``with`` block the program is.
+
+    It works next to TFF's own release managers. Several with different prefixes may share trackers.
+
+    Args:
+        trackers: see :class:`fedbroker.tracking.Tracker`. They stay open; close them after the program.
+        prefix: put before each metric's name, such as ``"eval/"``.
+    """
+
+    def __init__(self, *trackers: Tracker, prefix: str = "") -> None:
+        self._trackers = trackers
+        self._prefix = prefix
+
+    async def release(self, value: Any, key: int) -> None:  # noqa: ANN401
+        """Release the numbers of a round's metrics; all else, such as a model's weights, is left out.
+
+        Args:
+            value: a structure of numbers, or of references to them.
+            key: the number of the round.
+        """
+        flat = flat_metrics(await tff.program.materialize_value(value))
+        metrics = {f"{self._prefix}{name}": number for name, number in flat.items()}
+        for tracker in self._trackers:
+            await asyncio.to_thread(tracker, int(key), metrics)  # it writes files, or asks a server
+        run = current_run()
+        if run is not None and key >= 1:  # TFF counts an evaluation before the first round as 0
+            run.report(metrics, round=int(key))

@@ -53,6 +53,19 @@ app.command(
 The commands listen to the silos' announcements, as a coordinator does. They disturb no silo and no coordinator."""),
 )
 app.command(
+    "fedbroker.cli.curves:curves",
+    name="curves",
+    help=_unwrapped("""Plot the metrics of a program's rounds in the terminal.
+
+Reads a CSV file with a column `round`, as fedbroker.tracking.CSV and TFF's CSVFileReleaseManager write it, or a
+directory of TensorBoard's event files."""),
+    help_epilogue="""Examples:
+  fedbroker curves metrics.csv
+  fedbroker curves metrics.csv --metric loss --metric eval/accuracy
+  fedbroker curves logs --width 60 --height 10
+  fedbroker curves metrics.csv --json | jq '.["train/loss"][-1]'""",
+)
+app.command(
     "fedbroker.cli.dead_letters:app",
     name=("dead-letters", "dead"),
     help=_unwrapped("""List, replay, requeue or delete dead-lettered work.
