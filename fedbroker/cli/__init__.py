@@ -29,6 +29,9 @@ app = cyclopts.App(
     help_format="plaintext",
     suppress_keyboard_interrupt=False,
 )
+app.register_install_completion_command(  # pyright: ignore[reportUnknownMemberType] -- its keywords have no types
+    help="Install completion of commands and options for your shell (bash, zsh, fish): --shell names another one.",
+)
 app.command(
     "fedbroker.cli.admin:app",
     name="admin",
@@ -97,6 +100,14 @@ app.command(
 Silos that name the public key in [security] of their settings accept work from this coordinator. The secret stays in
 the file, which only its owner may read. The TOML file that a context's `keys` names refers to it."""),
     help_epilogue="Examples:\n  fedbroker key secret.key    makes the secret if the file does not exist",
+)
+app.command(
+    "fedbroker.cli.new:new",
+    name="new",
+    help=_unwrapped("""Write a program that runs at once into a new directory.
+
+The directory gets a program, the same as a notebook, a silo's settings, data of three silos, and a README."""),
+    help_epilogue="Examples:\n  fedbroker new delays\n  cd delays && python program.py",
 )
 app.command(
     "fedbroker.cli.local:version",

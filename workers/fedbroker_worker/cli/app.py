@@ -90,6 +90,9 @@ app = cyclopts.App(
     help_format="plaintext",
     suppress_keyboard_interrupt=False,
 )
+app.register_install_completion_command(  # pyright: ignore[reportUnknownMemberType] -- its keywords have no types
+    help="Install completion of commands and options for your shell (bash, zsh, fish): --shell names another one.",
+)
 
 
 def main() -> NoReturn:
