@@ -39,6 +39,7 @@ POLICY: Mapping[str, object] = MappingProxyType({"client_results": "refuse", "mi
 """Each silo's ``[policy]`` unless a test gives another; these are also the silo's own defaults."""
 
 READY_SECONDS = 30.0
+MORE_SECONDS = 5.0  # for each silo: a silo's start takes a processor 1.5 s, and a laptop may have few of them
 STOP_SECONDS = 10.0
 _ROSTER = "cohort.roster"
 _MAX_ROWS = 50
@@ -224,7 +225,7 @@ def local_cohort(
             }
             processes[name] = _prepare(root / name, settings, {**POLICY, **(policy or {})}, own, secured.get(name, {}))
             processes[name].start()
-        deadline = Deadline.after(READY_SECONDS)
+        deadline = Deadline.after(READY_SECONDS + MORE_SECONDS * len(processes))
         for process in processes.values():
             process.wait_ready(deadline)
         yield LocalCohort(broker, cohort, processes, node, keys, roster)
