@@ -75,8 +75,7 @@ class Board:
         return self._began + time.monotonic()
 
     def _on_silo(self, message: Announce | Leave) -> None:
-        self._state.on_silo(message, self._now())
-        self._feed.changed()
+        self._state.on_silo(message, self._now())  # sent with the next tick: most announcements change nothing
 
     def _on_events(self, events: list[CohortEvent]) -> None:
         self._state.on_events(events, self._now())

@@ -88,21 +88,22 @@ class Feed:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
-                self.flush()
-                await asyncio.sleep(self._interval)
+                if self.flush():
+                    await asyncio.sleep(self._interval)
         finally:
             self._closed = True
             for client in self._clients:
                 client.drop()
 
-    def flush(self) -> None:
-        """Send the changes now."""
+    def flush(self) -> bool:
+        """Send the changes now; return whether anything has changed."""
         if not (text := self._changes()):
-            return
+            return False
         for client in [client for client in self._clients if not client.put(text)]:
             _log.warning("page_client_dropped", reason="it reads more slowly than messages come")
             self._clients.discard(client)
             client.drop()
+        return True
 
     def response(self) -> Response:
         """Return a response that sends the state and its changes until the client leaves."""
