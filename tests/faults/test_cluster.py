@@ -18,6 +18,7 @@ from tests.support.computations import COLUMN
 from tests.support.gated_source import block_reads, gated_source, read_count, unblock_reads
 from tests.support.local_tff import pack_arguments
 from tests.support.management import Admin, silo_process
+from tests.support.masked_cohort import MASKED, masked_cohort, masked_context
 from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -43,6 +44,16 @@ def twice(columns):
     values = tff.federated_map(wide, columns)
     total = tff.federated_broadcast(tff.federated_sum(values))
     return tff.federated_sum(tff.federated_map(plus, (values, total)))
+
+
+@tff.tensorflow.computation(COLUMN)
+def whole(column):
+    return tf.cast(tf.reduce_sum(column), tf.int32)
+
+
+@tff.federated_computation(tff.FederatedType(COLUMN, tff.CLIENTS))
+def masked_sum(columns):
+    return tff.federated_secure_sum(tff.federated_map(whole, columns), 1000)
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +103,33 @@ def test_session_survives_the_loss_of_any_node_in_mid_stage(cluster, cohort, tmp
     ):
         assert wait_until(lambda: is_complete(cluster), 60)
         all_answer_without(cluster, victim, context, [silo.directory for silo in silos.silos.values()])
+
+
+@VICTIMS
+def test_masked_sum_survives_the_loss_of_any_node(cluster, cohort, tmp_path, monkeypatch, victim):
+    """The node is lost after the silos' offers: their values, the survivors and the shares pass the other two."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "sources"), prepend=os.pathsep)
+    gated = gated_source(tmp_path / "sources")
+    sources = {name: {"numbers": gated | {"value": value}} for name, value in VALUES.items()}
+    with (
+        masked_cohort(cluster.url, cohort, sources, policy=MASKED, directory=tmp_path, heartbeat=1.0) as silos,
+        masked_context(silos, stragglers="drop", quorum=3, stage=90.0, retries=0) as context,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        assert wait_until(lambda: is_complete(cluster), 60)
+        directories = [silo.directory for silo in silos.silos.values()]
+        for directory in directories:
+            block_reads(directory)
+        arguments = pack_arguments(masked_sum, (fedbroker.data("numbers"),))
+        asking = pool.submit(context.invoke, masked_sum, arguments)
+        assert wait_until(lambda: all(read_count(directory) == 1 for directory in directories), 60)
+        with killed_node(cluster, cluster.nodes[victim]):
+            for directory in directories:
+                unblock_reads(directory)
+            assert asking.result(90) == 111
+            assert context.last_session.participants == tuple(VALUES)
+            assert context.last_session.stages[0].masking.seconds > 0
+            assert context.invoke(masked_sum, arguments) == 111  # with two remaining nodes
 
 
 @pytest.fixture
