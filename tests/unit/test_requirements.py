@@ -26,9 +26,13 @@ def requirements(lines: Iterable[str]) -> list[Requirement]:
 
 def named(name: str) -> list[Requirement]:
     """Return the requirements that the project files name for one of the requirement files."""
+    left_out = {"mlflow"} if name == "coordinator" else set[str]()  # many packages for few programs: not in its image
     coordinator, core, worker = (
         requirements(
-            line for lines in (project["dependencies"], *project["optional-dependencies"].values()) for line in lines
+            line
+            for extra, lines in {"": project["dependencies"], **project["optional-dependencies"]}.items()
+            for line in lines
+            if extra not in left_out
         )
         for project in (COORDINATOR["project"], CORE["project"], WORKER["project"])
     )
