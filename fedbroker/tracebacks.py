@@ -49,15 +49,20 @@ def shorten(error: BaseException, context: BaseException | None) -> None:
     error.__context__ = None if context is error else context
 
 
-def users_part(trace: TracebackType | None) -> TracebackType | None:
-    """Return a traceback of the user's frames alone; the whole one if it has none, or is not of a call of ours."""
+def users_part(trace: TracebackType | None, *, is_ours: bool) -> TracebackType | None:
+    """Return a traceback of the user's frames alone; the whole one if it has none.
+
+    Args:
+        trace: the traceback.
+        is_ours: the error is one of fedbroker's. Another one, such as an interruption, must be of a call of ours.
+    """
     entries: list[TracebackType] = []
     entry = trace
     while entry is not None:
         entries.append(entry)
         entry = entry.tb_next
     kept = [entry for entry in entries if _package(entry) not in _HIDDEN]
-    if not kept or _CALLS.isdisjoint(map(_package, entries)):
+    if not kept or (not is_ours and _CALLS.isdisjoint(map(_package, entries))):
         return trace
     shortened: TracebackType | None = None
     for entry in reversed(kept):
@@ -68,7 +73,7 @@ def users_part(trace: TracebackType | None) -> TracebackType | None:
 def rendered(error: BaseException) -> list[str]:
     """Return the lines that IPython shows for an error: the user's frames, in IPython's own style."""
     shell = sys.modules["IPython"].get_ipython()
-    trace, offset = (error.__traceback__, 1) if is_debugging() else (users_part(error.__traceback__), 0)
+    trace, offset = (error.__traceback__, 1) if is_debugging() else (users_part(error.__traceback__, is_ours=True), 0)
     lines: list[str] = shell.InteractiveTB.structured_traceback(type(error), error, trace, tb_offset=offset)
     return lines
 
@@ -88,7 +93,8 @@ class _Hook:
 
     def __call__(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if isinstance(error, self._kinds) and not is_debugging():
-            error.__traceback__ = trace = users_part(trace)
+            is_ours = not isinstance(error, KeyboardInterrupt)
+            error.__traceback__ = trace = users_part(trace, is_ours=is_ours)
         self._before(kind, error, trace)
 
 
