@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -28,9 +31,13 @@ ENOUGH = 95
 
 
 @pytest.fixture(scope="module")
-def printed(tmp_path_factory) -> list[str]:
+def directory(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("learning")
+
+
+@pytest.fixture(scope="module")
+def printed(directory) -> list[str]:
     """Run the page's program; return what each of its blocks prints."""
-    directory = tmp_path_factory.mktemp("learning")
     code = f'\nprint("{NEXT}")\n'.join(block.text for block in story("docs/learning.md") if _runs(block))
     (directory / "program.py").write_text(code)
     environ = {name: value for name, value in os.environ.items() if not name.startswith("FEDBROKER_")}
@@ -72,6 +79,16 @@ def test_silos_learn_as_much_as_from_all_rows_in_one_place(printed):
     ratios = [int(ratio) for text in printed for ratio in re.findall(r"(\d+)% of the baseline", text)]
     once, five = ratios
     assert five >= ENOUGH > once
+
+
+def test_command_on_the_page_draws_the_curve_of_fifteen_rounds(printed, directory):
+    (line,) = blocks("docs/learning.md", "sh")
+    command, *words = shlex.split(line)
+    assert command == "fedbroker"
+    drawn = subprocess.run(
+        [sys.executable, "-m", "fedbroker.cli", *words], cwd=directory, capture_output=True, text=True, check=True
+    ).stdout
+    assert re.search(r"loss: [0-9.]+ in round 15", drawn)
 
 
 def test_silos_have_different_digits():
