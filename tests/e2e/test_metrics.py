@@ -39,6 +39,8 @@ PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 WINDOW = "60s"
 NUMBERS = {"numbers": {"source": "duckdb", "query": "select i::float as x from range(100) t(i)"}}
 SILOS = ("ewr", "jfk", "lga")
+SOMETIMES = {"run", "program", "round", "rounds", "masked_silos"}
+"""Keys of events that belong to a run, or to masked sums."""
 SECTIONS = ("Metrics of a coordinator", "Metrics of a silo", "Metrics of both")
 
 
@@ -226,7 +228,7 @@ def test_events_have_the_details_that_the_page_names(watched):
     heard = {event.name for event in watched.events}
     assert {"silo_joined", "silo_answered", "silo_dropped", "stage_failed", "session_finished"} <= heard
     for event in watched.events:
-        assert event.details.keys() == page[event.name], event
+        assert page[event.name] - SOMETIMES <= event.details.keys() <= page[event.name], event
 
 
 def test_program_of_the_page_uses_existing_arguments():

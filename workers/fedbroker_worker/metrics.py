@@ -121,8 +121,7 @@ class _ServiceCollector:
         ):
             blobs.add_metric((*labels.values(), found), value)
         yield blobs
-        if now.masks is not None:
-            yield from self._of_masks(now.masks)
+        yield from self._of_masks(now.masks)
         yield from connection_metrics(now.traffic, labels)
 
     def _of_masks(self, masks: MaskCounters) -> Iterable[Metric]:

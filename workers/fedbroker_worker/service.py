@@ -6,7 +6,7 @@ import asyncio
 import math
 import secrets
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from fedbroker.deadline import Deadline
@@ -21,6 +21,7 @@ from fedbroker.wire.messages import SHUFFLE, Announce
 from fedbroker_worker import worker_version
 from fedbroker_worker.errors import SettingsError
 from fedbroker_worker.journal.journal import WorkJournal
+from fedbroker_worker.masking.exchange import MaskCounters
 from fedbroker_worker.masking.exchanges import Exchanges
 from fedbroker_worker.masking.keys import MaskKeys
 from fedbroker_worker.masking.sums import SiloSums
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from fedbroker.wire.messages import EndSession, MaskNotice, Source, WorkItem
     from fedbroker_worker.config import Settings
     from fedbroker_worker.control.views import SiloState
-    from fedbroker_worker.masking.exchange import MaskCounters
 
 __all__ = ["SiloService", "Statistics"]
 
@@ -64,7 +64,7 @@ class Statistics:
         cached_bytes: the size of the cached blobs.
         traffic: live counters of the connections to the broker, by connection.
         work_counters: live counters of the messages from the work queue.
-        masks: live counters of masked sums; None if the silo takes part in none.
+        masks: live counters of masked sums; zeros if the silo takes part in none.
     """
 
     running: int
@@ -75,7 +75,7 @@ class Statistics:
     cached_bytes: int
     traffic: Mapping[str, TrafficCounters]
     work_counters: WorkCounters
-    masks: MaskCounters | None = None
+    masks: MaskCounters = field(default_factory=MaskCounters)
 
 
 _log = get_logger(__name__)
@@ -382,7 +382,7 @@ class SiloService:
             cached_bytes=transport.blobs.kept_bytes,
             traffic=transport.traffic,
             work_counters=transport.work_counters,
-            masks=None if self._sums is None else self._sums.exchanges.counters,
+            masks=MaskCounters() if self._sums is None else self._sums.exchanges.counters,
         )
 
     def _announcement(self) -> Announce:
