@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from fedbroker.errors import ComputationFailed
 from fedbroker.runtime.cache_keys import with_content_keys
 from fedbroker.runtime.values import elements_of
 from fedbroker.wire.messages import Call, Compute, Data, Drop, Seeds, Select, Struct, Value
@@ -105,11 +106,15 @@ async def _in_order(
 
 
 def _elements(struct: Buffer, indices: Sequence[int]) -> list[memoryview]:
-    """Return elements of a serialized struct."""
+    """Return elements of a serialized struct.
+
+    Raises:
+        ComputationFailed: it is no struct, or has fewer elements; as the runtime itself would say.
+    """
     try:
         elements = elements_of(struct)
         if min(indices) >= 0:
             return [elements[index] for index in indices]
     except (ValueError, IndexError):
         pass
-    raise WorkRefused("the work item selects an element that a value does not have")
+    raise ComputationFailed("INVALID_ARGUMENT", "an element is selected that the value does not have")
