@@ -183,7 +183,7 @@ async def test_silo_finds_no_permission_missing(composed, secrets):
 
 def test_broker_has_no_guest_and_no_administrators(composed):
     users = [line.split("\t") for line in composed.ctl("list_users").splitlines()[1:]]
-    assert sorted(users) == [[name, "[]"] for name in ("coordinator", *SILOS)]
+    assert sorted(users) == [[name, "[]"] for name in ("board", "coordinator", *SILOS)]
 
 
 def test_broker_health_check_command_exists(composed):

@@ -6,6 +6,7 @@ function that blocks: its event loop has nothing else to do.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import sys
 from collections.abc import Callable, Iterator
@@ -40,6 +41,7 @@ ALLOWED: tuple[tuple[str, str], ...] = (
 )
 """Functions that may block: the end of their file's path, and their name. Each has its reason."""
 
+_LOOP = asyncio.BaseEventLoop._run_once.__code__
 _COROUTINE = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_ITERABLE_COROUTINE
 
 
@@ -66,7 +68,12 @@ def _or_called_by_test(can_block: Callable[..., bool]) -> Callable[..., bool]:
 
 
 def _in_test(frame: FrameType | None) -> bool:
-    """Return whether the innermost coroutine that runs is a test's."""
+    """Return whether the innermost coroutine that runs is a test's, or no event loop called the function.
+
+    Playwright runs an event loop beside the test, in the same thread and with a stack of its own.
+    """
     while frame is not None and not frame.f_code.co_flags & _COROUTINE:
+        if frame.f_code is _LOOP:
+            return False  # a callback of ours
         frame = frame.f_back
-    return frame is not None and frame.f_code.co_filename.startswith(TESTS)
+    return frame is None or frame.f_code.co_filename.startswith(TESTS)

@@ -33,7 +33,7 @@ def flat(elements: list[np.ndarray]) -> list[int]:
     return [int(row) for element in elements for row in np.atleast_1d(element)]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     rows=st.integers(0, 40),
     epochs=st.integers(1, 4),
@@ -53,7 +53,7 @@ def test_rows_in_order_equal_those_of_tf_data(rows, epochs, limit, batch, drop):
         np.testing.assert_array_equal(ours, other)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     rows=st.integers(0, 40),
     epochs=st.integers(1, 4),
