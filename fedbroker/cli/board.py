@@ -23,7 +23,7 @@ __all__ = ["app"]
 app = cyclopts.App(name="board", help_format="plaintext")
 
 TOKEN: Final = "FEDBROKER_BOARD_TOKEN"
-ANY: Final = ("0.0.0.0", "::")
+ANY: Final = ("0.0.0.0", "::")  # only compared with  # nosec B104
 
 _SERVE = """Examples:
   export FEDBROKER_URL_FILE=board/broker.url       of `fedbroker admin board`

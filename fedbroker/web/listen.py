@@ -123,7 +123,7 @@ class Access:
     token: str = field(default="", repr=False)
 
     @classmethod
-    def to(cls, address: Address, hosts: Iterable[str] = (), token: str = "") -> Self:
+    def to(cls, address: Address, hosts: Iterable[str] = (), token: str = "") -> Self:  # none  # nosec B107
         """Return the conditions for a page at an address.
 
         Args:

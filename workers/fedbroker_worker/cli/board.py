@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["serve_page"]
 
-TOKEN = "FEDBROKER_SILO_BOARD_TOKEN"  # the name of the variable
+TOKEN = "FEDBROKER_SILO_BOARD_TOKEN"  # a variable's name, no token  # nosec B105
 """The environment variable with the page's token; ``…_FILE`` names a file with it."""
 
 
