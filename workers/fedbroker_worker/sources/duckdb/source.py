@@ -18,6 +18,7 @@ from fedbroker_worker.options import read_table
 from fedbroker_worker.sources.arrays import Array, array_of, vectors_of
 from fedbroker_worker.sources.clients import Clients
 from fedbroker_worker.sources.column_types import of_each
+from fedbroker_worker.sources.duckdb.imports import prepare
 from fedbroker_worker.sources.duckdb.profile import first_rows, profile_columns
 from fedbroker_worker.sources.duckdb.sqltypes import (
     READERS,
@@ -210,6 +211,7 @@ class DuckDBSource:
         return statement
 
     def _one_statement(self, query: str) -> str:
+        prepare()
         try:
             with duckdb.connect(":memory:") as connection:
                 statement = one_select(connection, query)
@@ -274,6 +276,7 @@ class DuckDBSource:
             self._dropped.pop().close()
 
     def _open(self, database: str, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+        prepare()
         options = self._options
         # Only an administrator may fetch code from the network (`INSTALL` in duckdb's own shell), not a query.
         config: dict[str, str | bool | int | float | list[str]] = {
