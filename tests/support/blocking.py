@@ -70,7 +70,7 @@ def _or_called_by_test(can_block: Callable[..., bool]) -> Callable[..., bool]:
 def _in_test(frame: FrameType | None) -> bool:
     """Return whether the innermost coroutine that runs is a test's, or no event loop called the function.
 
-    Playwright runs an event loop beside the test, in the same thread and with a stack of its own.
+    Playwright runs an event loop in the test's thread, with a stack of its own.
     """
     while frame is not None and not frame.f_code.co_flags & _COROUTINE:
         if frame.f_code is _LOOP:
