@@ -40,7 +40,7 @@ class SumMerger:
         self._sums = PartialSums([merge.merged.type for merge in stage.merges])
         self._replies = replies
         self._executor = executor
-        self._work = asyncio.create_task(self._run())
+        self._work = asyncio.create_task(replies.merge_all(self._merge_batch, ADDED_SILOS, ADDED_BYTES))
 
     def take_few(self) -> list[Buffer]:
         """Take the partials of all silos, silo by silo, if they are few and none of them is added yet.
@@ -72,19 +72,11 @@ class SumMerger:
         self._work.cancel()
         await asyncio.gather(self._work, return_exceptions=True)
 
-    async def _run(self) -> None:
-        try:
-            while batch := await self._replies.next_batch(ADDED_SILOS, ADDED_BYTES):
-                try:
-                    if sum(reply.size for reply in batch) > IN_THREAD:
-                        await asyncio.to_thread(self._add, batch)
-                    else:
-                        self._add(batch)
-                finally:
-                    self._replies.release(batch)
-        except BaseException:  # `result` raises the error, and the other replies are of no use
-            self._replies.discard()
-            raise
+    async def _merge_batch(self, batch: Sequence[Reply]) -> None:
+        if sum(reply.size for reply in batch) > IN_THREAD:
+            await asyncio.to_thread(self._add, batch)
+        else:
+            self._add(batch)
 
     def _add(self, batch: Sequence[Reply]) -> None:
         for reply in batch:

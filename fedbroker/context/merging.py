@@ -86,7 +86,7 @@ class PartialMerger:
         self._merges: list[_Merge] = []
         self._unmerged: Sequence[Reply] = ()
         self._partials_per_silo = 0
-        self._work = asyncio.create_task(self._run())
+        self._work = asyncio.create_task(replies.merge_all(self._merge_batch, MAX_BATCH_SILOS, LARGE_BATCH))
 
     def take_few(self) -> list[Buffer]:
         """Take the partials of all silos, silo by silo, if they are few and none of them is merged yet.
@@ -155,17 +155,6 @@ class PartialMerger:
         """Stop merging."""
         self._work.cancel()
         await asyncio.gather(self._work, return_exceptions=True)
-
-    async def _run(self) -> None:
-        try:
-            while batch := await self._replies.next_batch(MAX_BATCH_SILOS, LARGE_BATCH):
-                try:
-                    await self._merge_batch(batch)
-                finally:
-                    self._replies.release(batch)
-        except BaseException:  # `result` raises the error, and the other replies are of no use
-            self._replies.discard()
-            raise
 
     async def _merge_batch(self, batch: Sequence[Reply]) -> None:
         self._partials_per_silo = len(batch[0].partials)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import tensorflow_federated as tff
 
@@ -11,9 +9,7 @@ from fedbroker.graphs.calculus import Evaluator
 from fedbroker.graphs.expressions import Function, Input, NotUnderstood, Struct, Value
 from fedbroker.graphs.reductions import NotRecognised, recognise_merge
 from fedbroker.plan.blocks import Block, element_types, parameter_of, proto_of, result_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from fedbroker.plan.secure_partials import has_static_shapes, tensors_of
 
 __all__ = ["only_adds"]
 
@@ -31,7 +27,9 @@ def only_adds(merge: Block) -> bool:
     parameter, total = parameter_of(merge), result_of(merge)
     if not isinstance(parameter, tff.StructType):
         return False
-    if any(type_ != total for _, type_ in element_types(parameter)) or not all(map(_is_numeric, _tensors(total))):
+    if any(type_ != total for _, type_ in element_types(parameter)):
+        return False
+    if not has_static_shapes(total) or not all(map(_is_numeric, tensors_of(total))):
         return False
     try:
         function = Evaluator(_no_intrinsic).evaluate(proto_of(merge))
@@ -44,17 +42,7 @@ def _no_intrinsic(uri: str) -> Function:
     raise NotUnderstood(f"it calls {uri}")
 
 
-def _tensors(type_: tff.Type) -> Iterator[tff.Type]:
-    if isinstance(type_, tff.StructType):
-        for _, part in element_types(type_):
-            yield from _tensors(part)
-    else:
-        yield type_
-
-
-def _is_numeric(type_: tff.Type) -> bool:
-    if not isinstance(type_, tff.TensorType) or type_.shape is None or None in type_.shape:
-        return False
+def _is_numeric(type_: tff.TensorType) -> bool:
     dtype = np.dtype(type_.dtype)
     return dtype.isbuiltin == 1 and dtype.kind in "iufc" and dtype != np.float16
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -187,6 +187,23 @@ class MergeScheduler:
             self._changed.clear()
             await self._changed.wait()
         return batch
+
+    async def merge_all(
+        self, merge: Callable[[Sequence[Reply]], Awaitable[None]], max_replies: int, batch_bytes: int
+    ) -> None:
+        """Merge replies batch after batch until all are merged, and release each batch after that.
+
+        If merging fails, its error is raised, and the other replies are of no use and discarded.
+        """
+        try:
+            while batch := await self.next_batch(max_replies, batch_bytes):
+                try:
+                    await merge(batch)
+                finally:
+                    self.release(batch)
+        except BaseException:
+            self.discard()
+            raise
 
     def take_few(self, max_replies: int, batch_bytes: int) -> list[Reply]:
         """Take and release all replies if they are too few for a batch and none was taken before; else take none."""

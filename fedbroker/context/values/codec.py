@@ -52,6 +52,7 @@ __all__ = [
     "elements_of",
     "federate",
     "federated",
+    "filled",
     "read",
     "serialize",
     "split",
@@ -200,6 +201,14 @@ def _read_federated(data: memoryview, type_: tff.FederatedType) -> object:
     if type_.all_equal:
         return read(members[0], type_.member)
     return [read(member, type_.member) for member in members]
+
+
+def filled(type_: tff.Type, tensors: Iterator[object]) -> object:
+    """Return the next tensors, left to right, as a value of a type: tensors, alone or in structs."""
+    if isinstance(type_, tff.StructType):
+        parts = tff.structure.iter_elements(type_)
+        return tff.structure.Struct[object]([(name, filled(part, tensors)) for name, part in parts])
+    return next(tensors)
 
 
 def elements_of(value: Buffer) -> Iterator[memoryview]:

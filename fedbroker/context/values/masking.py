@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import tensorflow_federated as tff
 
-from fedbroker.context.values.codec import read, serialize
+from fedbroker.context.values.codec import filled, read, serialize
 from fedbroker.errors import UsageError, WireError
 from fedbroker.masking.pairwise import Masked
 from fedbroker.masking.results import Shape
@@ -107,16 +107,12 @@ def read_total(sum_: MaskedSum, shapes: Sequence[Shape], arrays: Sequence[np.nda
     """
     if not len(shapes) == len(arrays) == len(sum_.tensors):
         raise WireError(f"a masked sum of {len(arrays)} tensors, and not {len(sum_.tensors)}", hint=_SAME_VERSION)
-    tensors = iter(list(zip(shapes, arrays, strict=True)))
-    return serialize(_shaped(sum_.total.type, tensors), sum_.total.type)
+    tensors = zip(tensors_of(sum_.total.type), shapes, arrays, strict=True)
+    return serialize(filled(sum_.total.type, (_shaped(*tensor) for tensor in tensors)), sum_.total.type)
 
 
-def _shaped(type_: tff.Type, tensors: Iterator[tuple[Shape, np.ndarray[Any, Any]]]) -> object:
-    """Return the next tensors as a value of a type."""
-    if isinstance(type_, tff.StructType):
-        return tff.structure.Struct[object]([(name, _shaped(part, tensors)) for name, part in element_types(type_)])
-    assert isinstance(type_, tff.TensorType)
-    shape, array = next(tensors)
+def _shaped(type_: tff.TensorType, shape: Shape, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return a tensor's elements in its shape."""
     _check_shape(type_, shape)
     if array.size != int(np.prod(shape, dtype=object)) or array.dtype != type_.dtype:
         raise WireError(f"a masked tensor of the shape {list(shape)} is not of the type {type_}", hint=_SAME_SHAPE)

@@ -8,9 +8,9 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import tensorflow_federated as tff
 
-from fedbroker.context.values.codec import MEMBERS, read, split, write
+from fedbroker.context.values.codec import MEMBERS, filled, read, split, write
 from fedbroker.errors import WireError
-from fedbroker.plan.blocks import element_types
+from fedbroker.plan.secure_partials import tensors_of
 from fedbroker.runtime.values import struct
 from fedbroker.wire.blobs import Buffer
 
@@ -30,7 +30,7 @@ class PartialSums:
 
     def __init__(self, types: Sequence[tff.Type]) -> None:
         self._types = tuple(types)
-        self._tensors = [list(_tensors(type_)) for type_ in types]
+        self._tensors = [list(tensors_of(type_)) for type_ in types]
         self._totals: list[list[Array]] | None = None
 
     def add(self, partials: Sequence[Buffer]) -> None:
@@ -60,7 +60,7 @@ class PartialSums:
         """Return the serialized struct of the sums, in parts."""
         assert self._totals is not None, "no silo sent partials"
         pairs = zip(self._types, self._totals, strict=True)
-        return struct((None, write(_filled(type_, iter(totals)), type_)) for type_, totals in pairs)
+        return struct((None, write(filled(type_, iter(totals)), type_)) for type_, totals in pairs)
 
 
 def member_of(partial: Buffer) -> Buffer:
@@ -75,15 +75,6 @@ def member_of(partial: Buffer) -> Buffer:
     return members[0]
 
 
-def _tensors(type_: tff.Type) -> Iterator[tff.TensorType]:
-    if isinstance(type_, tff.StructType):
-        for _, part in element_types(type_):
-            yield from _tensors(part)
-    else:
-        assert isinstance(type_, tff.TensorType)
-        yield type_
-
-
 def _arrays(data: Buffer, type_: tff.Type, tensors: Sequence[tff.TensorType]) -> Iterator[Array]:
     """Yield the tensors of a serialized value; large ones are views of it."""
     try:
@@ -95,10 +86,3 @@ def _arrays(data: Buffer, type_: tff.Type, tensors: Sequence[tff.TensorType]) ->
             yield array
     except (TypeError, ValueError) as error:
         raise WireError(f"a silo's partial aggregate is not of its type: {error}", hint=_SAME_VERSION) from None
-
-
-def _filled(type_: tff.Type, arrays: Iterator[Array]) -> object:
-    """Return the next arrays as a value of a type."""
-    if isinstance(type_, tff.StructType):
-        return tff.structure.Struct[object]([(name, _filled(part, arrays)) for name, part in element_types(type_)])
-    return next(arrays)
