@@ -12,15 +12,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from fedbroker import web
 from fedbroker.board.state import BoardState
-from fedbroker.web.app import make_app
+from fedbroker.web.app import json_response, make_app
 from fedbroker.web.listen import Access
 from fedbroker.web.sse import Feed, message
 
 __all__ = ["board_app", "board_feed"]
 
-ASSETS: Final = (Path(web.__file__).parent / "assets", Path(__file__).parent / "assets")
+ASSETS: Final = Path(__file__).parent / "assets"
 
 _encoder: Final = msgspec.json.Encoder()
 
@@ -59,7 +58,7 @@ def board_app(state: BoardState, feed: Feed, now: Callable[[], float], access: A
         Route("/api/notices", view.notices),
         Route("/api/events", events),
     ]
-    return make_app(routes, ASSETS, access)
+    return make_app(routes, (ASSETS,), access)
 
 
 class _Views:
@@ -70,35 +69,31 @@ class _Views:
         self._now = now
 
     async def state(self, _: Request) -> Response:
-        return _json(self._state.snapshot(self._now()))
+        return json_response(self._state.snapshot(self._now()))
 
     async def cohorts(self, _: Request) -> Response:
-        return _json(self._state.cohort_views())
+        return json_response(self._state.cohort_views())
 
     async def cohort(self, request: Request) -> Response:
         name = request.path_params["name"]
         cohort = next((view for view in self._state.cohort_views() if view.name == name), None)
         if cohort is None:
             return _missing("cohort", name)
-        return _json({"cohort": cohort, "silos": self._state.silo_views(name)})
+        return json_response({"cohort": cohort, "silos": self._state.silo_views(name)})
 
     async def sessions(self, _: Request) -> Response:
-        return _json(self._state.session_views(self._now()))
+        return json_response(self._state.session_views(self._now()))
 
     async def session(self, request: Request) -> Response:
         details = self._state.details(request.path_params["id"], self._now())
-        return _missing("session", request.path_params["id"]) if details is None else _json(details)
+        return _missing("session", request.path_params["id"]) if details is None else json_response(details)
 
     async def curves(self, _: Request) -> Response:
-        return _json(self._state.curve_views())
+        return json_response(self._state.curve_views())
 
     async def notices(self, _: Request) -> Response:
-        return _json(self._state.notices())
-
-
-def _json(value: object, status: int = 200) -> Response:
-    return Response(_encoder.encode(value), status_code=status, media_type="application/json")
+        return json_response(self._state.notices())
 
 
 def _missing(kind: str, name: str) -> Response:
-    return _json({"error": f"no {kind} {name[:100]!r} is known here"}, 404)
+    return json_response({"error": f"no {kind} {name[:100]!r} is known here"}, 404)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
 import sys
 from typing import TYPE_CHECKING, Annotated, Final
@@ -80,8 +79,7 @@ async def _serve(
     url: str, cohorts: tuple[str, ...], address: Address, access: Access, ready: Callable[[Address], None]
 ) -> None:
     from fedbroker.board.serve import Board
+    from fedbroker.web.serve import stop_on_signals
 
-    stop = asyncio.Event()
-    for ending in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(ending, stop.set)
+    stop = stop_on_signals()
     await Board(url, cohorts, address, access).serve(ready, stop)

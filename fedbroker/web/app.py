@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
@@ -19,7 +20,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fedbroker.web.listen import Access
 
-__all__ = ["HEADERS", "make_app"]
+__all__ = ["HEADERS", "json_response", "make_app"]
+
+_SHARED: Final = Path(__file__).parent / "assets"
+"""The files that all pages share."""
+
+_encoder: Final = msgspec.json.Encoder()
 
 HEADERS: Final = {
     "content-security-policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -36,15 +42,21 @@ HEADERS: Final = {
 _HOW: Final = "open the URL with ?token= that was printed at the start, or send Authorization: Bearer TOKEN\n"
 
 
+def json_response(value: object, status: int = 200) -> Response:
+    """Return a response with a value as JSON: a struct, or what JSON has."""
+    return Response(_encoder.encode(value), status_code=status, media_type="application/json")
+
+
 def make_app(routes: Sequence[BaseRoute], assets: Sequence[Path], access: Access) -> Starlette:
     """Return an application: ``GET /`` is ``index.html`` of the assets, ``GET /assets/NAME`` any other of them.
 
     Args:
         routes: further routes.
-        assets: directories of files, which are read once; of several files of one name the last one counts.
+        assets: directories of files, which are read once, in addition to those that all pages share; of several
+            files of one name the last one counts.
         access: who may open the page.
     """
-    files = _Files(assets)
+    files = _Files((_SHARED, *assets))
     return Starlette(
         routes=[
             Route("/", files.index),

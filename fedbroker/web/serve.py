@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 import socket
 from collections.abc import AsyncGenerator, Generator
 from typing import Final
@@ -14,12 +15,20 @@ from starlette.types import ASGIApp
 
 from fedbroker.web.listen import Address
 
-__all__ = ["serving"]
+__all__ = ["serving", "stop_on_signals"]
 
 MAX_CONNECTIONS: Final = 300
 """Connections at a time; further ones get status 503."""
 STOP_SECONDS: Final = 1
 """Seconds for running requests once the server stops."""
+
+
+def stop_on_signals() -> asyncio.Event:
+    """Return an event that Ctrl-C and SIGTERM set from now on, instead of ending the process."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
 
 
 @contextlib.asynccontextmanager

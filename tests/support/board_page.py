@@ -24,7 +24,7 @@ from fedbroker.web.serve import serving
 from fedbroker.web.sse import Feed, message
 from tests.support.pages import ROOT
 
-ASSETS = (ROOT / "fedbroker" / "web" / "assets", ROOT / "fedbroker" / "board" / "assets")
+ASSETS = (ROOT / "fedbroker" / "board" / "assets",)
 NARROW = 390
 """Width of a phone, in CSS pixels."""
 PAINTED = """(parts) => {

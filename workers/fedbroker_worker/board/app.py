@@ -10,9 +10,8 @@ import msgspec
 from starlette.responses import Response
 from starlette.routing import Route
 
-import fedbroker.web
 from fedbroker.errors import FedbrokerError
-from fedbroker.web.app import make_app
+from fedbroker.web.app import json_response, make_app
 from fedbroker.web.sse import Feed, message
 from fedbroker_worker.board.follower import ServiceFollower
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SiloPage"]
 
-ASSETS: Final = (Path(fedbroker.web.__file__).parent / "assets", Path(__file__).parent / "assets")
+ASSETS: Final = Path(__file__).parent / "assets"
 
 FEED_SECONDS: Final = 0.02
 """Seconds between two messages to browsers; the follower gathers changes already."""
@@ -66,28 +65,28 @@ class SiloPage:
             Route("/api/work/{number}/account", self._account),
             Route("/api/events", self._events),
         ]
-        self.app = make_app(routes, ASSETS, access)
+        self.app = make_app(routes, (ASSETS,), access)
 
     async def _state(self, _request: Request) -> Response:
-        return _json(self.follower.state())
+        return json_response(self.follower.state())
 
     async def _status(self, _request: Request) -> Response:
         state = self.follower.state()
-        return _error(503, state.problem) if not state.reachable else _json(state.status)
+        return _error(503, state.problem) if not state.reachable else json_response(state.status)
 
     async def _all_work(self, _request: Request) -> Response:
-        return _json({"work": self.follower.state().work})
+        return json_response({"work": self.follower.state().work})
 
     async def _work(self, request: Request) -> Response:
         found = self.follower.work(_number(request))
-        return _error(404, "this work item is not known") if found is None else _json(found)
+        return _error(404, "this work item is not known") if found is None else json_response(found)
 
     async def _account(self, request: Request) -> Response:
         try:
             found = await self.follower.account(_number(request))
         except FedbrokerError as error:
             return _error(404, str(error))
-        return _error(502, "the silo's service answered something else") if found is None else _json(found)
+        return _error(502, "the silo's service answered something else") if found is None else json_response(found)
 
     async def _events(self, _request: Request) -> Response:
         return self.feed.response()
@@ -99,9 +98,5 @@ def _number(request: Request) -> int:
     return int(text) if re.fullmatch(r"-?[0-9]{1,15}", text) else 0
 
 
-def _json(value: object, status: int = 200) -> Response:
-    return Response(_JSON.encode(value), status_code=status, media_type="application/json")
-
-
 def _error(status: int, reason: str) -> Response:
-    return _json({"error": reason}, status)
+    return json_response({"error": reason}, status)

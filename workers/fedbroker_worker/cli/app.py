@@ -40,6 +40,11 @@ _DATA_EXAMPLES: Final = """Examples:
   fedbroker-silo data flights --head 20 --config silo.toml
   fedbroker-silo data flights --json | jq '.sources.flights.columns[] | select(.nulls > 0)'"""
 
+Json = Annotated[bool, cyclopts.Parameter(negative="", help="Print JSON.")]
+ServiceConfig = Annotated[
+    Path, cyclopts.Parameter(help="The silo's settings file, by which the service is found. Needs no secret.")
+]
+ControlSocket = Annotated[Path | None, cyclopts.Parameter(help="The service's control socket, if it is elsewhere.")]
 Seconds = Annotated[float, cyclopts.Parameter(validator=cyclopts.validators.Number(gt=0, lte=86_400))]
 
 _AUDIT_EXAMPLES: Final = """Examples:
@@ -314,23 +319,14 @@ def audit(
 @app.command(help_epilogue=_STATUS_EXAMPLES)
 def status(
     *,
-    config: Path = Path("silo.toml"),
-    socket: Path | None = None,
-    json: Annotated[bool, cyclopts.Parameter(negative="")] = False,
+    config: ServiceConfig = Path("silo.toml"),
+    socket: ControlSocket = None,
+    json: Json = False,
 ) -> None:
     """Print what the running silo is doing: its state, its work, its counters and the policy in force.
 
     Talks to the service over a Unix socket that only its own user and root may use.
     Exits with 4 if no service runs, with 2 if this user may not ask it.
-
-    Parameters
-    ----------
-    config
-        The silo's settings file, by which the service is found. Needs no secret.
-    socket
-        The service's control socket, if it is elsewhere.
-    json
-        Print JSON.
     """
     _control("status", config, socket, json)
 
@@ -338,9 +334,9 @@ def status(
 @app.command(help_epilogue=_PAUSE_EXAMPLES)
 def pause(
     *,
-    config: Path = Path("silo.toml"),
-    socket: Path | None = None,
-    json: Annotated[bool, cyclopts.Parameter(negative="")] = False,
+    config: ServiceConfig = Path("silo.toml"),
+    socket: ControlSocket = None,
+    json: Json = False,
 ) -> None:
     """Take the running silo out of its cohort, without stopping it, until `fedbroker-silo resume`.
 
@@ -348,15 +344,6 @@ def pause(
     completes the sessions that it is in, and refuses new ones. Its service keeps
     running, connected, under its name. It stays paused when the service is started
     again.
-
-    Parameters
-    ----------
-    config
-        The silo's settings file, by which the service is found. Needs no secret.
-    socket
-        The service's control socket, if it is elsewhere.
-    json
-        Print JSON.
     """
     _control("pause", config, socket, json)
 
@@ -364,50 +351,33 @@ def pause(
 @app.command(help_epilogue=_RESUME_EXAMPLES)
 def resume(
     *,
-    config: Path = Path("silo.toml"),
-    socket: Path | None = None,
-    json: Annotated[bool, cyclopts.Parameter(negative="")] = False,
+    config: ServiceConfig = Path("silo.toml"),
+    socket: ControlSocket = None,
+    json: Json = False,
 ) -> None:
-    """Bring a paused silo back into its cohort, at once.
-
-    Parameters
-    ----------
-    config
-        The silo's settings file, by which the service is found. Needs no secret.
-    socket
-        The service's control socket, if it is elsewhere.
-    json
-        Print JSON.
-    """
+    """Bring a paused silo back into its cohort, at once."""
     _control("resume", config, socket, json)
 
 
 @app.command(help_epilogue=_BOARD_EXAMPLES)
 def board(
     *,
-    config: Path = Path("silo.toml"),
-    listen: str = "127.0.0.1:8081",
-    socket: Path | None = None,
-    host: tuple[str, ...] = (),
+    config: ServiceConfig = Path("silo.toml"),
+    listen: Annotated[
+        str,
+        cyclopts.Parameter(
+            help="HOST:PORT. On another address than this machine's loopback, the page asks for a token: "
+            "FEDBROKER_SILO_BOARD_TOKEN, FEDBROKER_SILO_BOARD_TOKEN_FILE or the one that is made and printed."
+        ),
+    ] = "127.0.0.1:8081",
+    socket: ControlSocket = None,
+    host: Annotated[tuple[str, ...], cyclopts.Parameter(help="A name under which a proxy serves the page.")] = (),
 ) -> None:
     """Serve a page for the silo's administrator: what was asked, by whom, what left, what was refused, what runs.
 
     Prints the page's URL and serves it until SIGTERM or Ctrl-C, in a process of
     its own: it asks the service over its control socket and changes nothing. Shows
     names, types and sizes, never values of the data. Needs the extra `board`.
-
-    Parameters
-    ----------
-    config
-        The silo's settings file, by which the service is found. Needs no secret.
-    listen
-        HOST:PORT. On another address than this machine's loopback, the page asks
-        for a token: FEDBROKER_SILO_BOARD_TOKEN, FEDBROKER_SILO_BOARD_TOKEN_FILE or
-        the one that is made and printed.
-    socket
-        The service's control socket, if it is elsewhere.
-    host
-        A name under which a proxy serves the page.
     """
     from fedbroker_worker.cli.board import serve_page
 

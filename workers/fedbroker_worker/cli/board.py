@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from typing import TYPE_CHECKING
 
 from fedbroker.web.listen import Access, Address, check_installed, token_from
@@ -39,12 +38,10 @@ def serve_page(config: Path, listen: str, *, socket: Path | None = None, hosts: 
 
 
 async def _serve(found: Sequence[Path], address: Address, access: Access) -> None:
-    from fedbroker.web.serve import serving
+    from fedbroker.web.serve import serving, stop_on_signals
     from fedbroker_worker.board.app import SiloPage
 
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = stop_on_signals()
     page = SiloPage(found, access)
     async with serving(page.app, address) as listening, asyncio.TaskGroup() as group:
         tasks = [group.create_task(page.follower.run()), group.create_task(page.feed.run())]
