@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from fedbroker.deadline import Deadline
-from fedbroker.errors import BrokerLost, WireError
+from fedbroker.errors import WireError
 from fedbroker.log import get_logger
 from fedbroker.transport import topology
 from fedbroker.transport.amqp.browser import QueueBrowser, in_time
@@ -96,11 +96,7 @@ class CohortObserver:
 
     async def lost(self) -> str:
         """Return why the broker's connection is down; empty while it is up."""
-        try:
-            await self._connection.ready(Deadline.after(0.01))
-        except BrokerLost as error:
-            return error.what
-        return ""
+        return await self._connection.lost()
 
     async def _set_up(self, connection: Connection) -> None:
         await connection.declare((topology.LOBBY,), (self._queue,))

@@ -86,11 +86,7 @@ class BrokerWatcher:
 
     async def lost(self) -> str:
         """Return why the broker's connection is down; empty while it is up."""
-        try:
-            await self._connection.ready(Deadline.after(0.01))
-        except BrokerLost as error:
-            return error.what
-        return ""
+        return await self._connection.lost()
 
     async def dead_letters(self, cohorts: Sequence[str]) -> dict[str, int | None]:
         """Return the number of dead letters of each cohort; None for a cohort without an archive of them.

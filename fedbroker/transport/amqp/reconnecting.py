@@ -61,6 +61,8 @@ MAX_START_DELAY: Final = 2.0
 """Maximum seconds between two attempts while a broker does not listen yet: its users wait for it."""
 NAME_LINGER: Final = 2.0
 """Seconds during which a killed process may still hold its name, until the broker notices its closed sockets."""
+LOOK_SECONDS: Final = 0.01
+"""Seconds that a look at the connection's state may take."""
 LINGERING_HEARTBEATS: Final = 4
 """Heartbeats after the loss of a connection during which its locks may remain: the broker ends a silent connection
 after two to three, and another node of a cluster learns of it a little later."""
@@ -195,6 +197,14 @@ class ReconnectingConnection:
             _log.debug("broker_queues_not_deleted", connection=self._name, reason=str(error))
         finally:
             await connection.close()
+
+    async def lost(self) -> str:
+        """Return why the broker's connection is down; empty while it is up."""
+        try:
+            await self.ready(Deadline.after(LOOK_SECONDS))
+        except BrokerLost as error:
+            return error.what
+        return ""
 
     async def ready(self, deadline: Deadline) -> Connection:
         """Return a connection that is set up; wait while the broker is away.
