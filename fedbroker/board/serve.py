@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -28,6 +29,8 @@ TICK_SECONDS: Final = 0.2
 """Seconds between two looks at the clock: a silo that is gone sends no message."""
 COUNT_SECONDS: Final = 10.0
 """Seconds between two counts of dead letters."""
+FINISH_SECONDS: Final = 2.0
+"""Seconds for a count that is under way when the board stops."""
 
 
 class Board:
@@ -62,10 +65,14 @@ class Board:
         try:
             app = board_app(self._state, self._feed, self._now, self._access)
             async with serving(app, self._address) as address, asyncio.TaskGroup() as running:
-                tasks = [running.create_task(one) for one in (self._feed.run(), self._tick(), self._count())]
+                tasks = [running.create_task(one) for one in (self._feed.run(), self._tick())]
+                counting = running.create_task(self._count(stop))
                 ready(address)
                 await stop.wait()
-                for task in tasks:
+                # A cancelled request closes its channel, perhaps while the broker closes it because a queue is missing:
+                # a protocol error, which ends the connection.
+                await asyncio.wait([counting], timeout=FINISH_SECONDS)
+                for task in (*tasks, counting):
                     task.cancel()
         finally:
             await self._watcher.close()
@@ -89,11 +96,13 @@ class Board:
             self._state.tick(self._now())
             self._feed.changed()
 
-    async def _count(self) -> None:
-        while True:
+    async def _count(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
             try:
                 counts = await self._watcher.dead_letters(self._state.cohorts)
                 self._state.on_dead_letters(counts, self._now())
             except BrokerLost as error:
                 _log.info("dead_letters_not_counted", reason=error.what)
-            await asyncio.sleep(COUNT_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(COUNT_SECONDS):
+                    await stop.wait()
